@@ -1,0 +1,77 @@
+"""The answer as a page for people: the same URL and the same data, another representation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.template.loader import get_template
+from django.templatetags.static import static
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+
+from .page import page, problem
+from .report import Report
+
+
+class PageRenderer(BaseRenderer):
+    """``text/html`` for browsers, and for ``?format=html``."""
+
+    media_type = "text/html"
+    format = "html"
+    charset = "utf-8"
+    template_name = "celery_stats/page.html"
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The page for an answer, or for an error, which REST framework describes in ``data``."""
+        renderer_context = renderer_context or {}
+        request: Request = renderer_context["request"]
+        response: Response = renderer_context["response"]
+        report: Report | None = getattr(renderer_context["view"], "snapshot", None)
+        query = request.query_params
+        if report is None or response.exception:
+            context = problem(data, response.status_code)
+        else:
+            context = page(
+                answer=data,
+                missing=report.missing,
+                taken_at=report.taken_at,
+                elapsed=report.elapsed,
+                task_ids=query.getlist("task_id"),
+            )
+            context["narrowed"] = "worker" in query or "field" in query
+        response.headers.setdefault("Content-Security-Policy", content_security_policy())
+        return get_template(self.template_name).render(
+            {**context, "json_link": json_link(request)}, request=request._request
+        )
+
+
+def json_link(request: Request) -> str:
+    """The same query as JSON; empty where the project has no query parameter for the format."""
+    name = api_settings.URL_FORMAT_OVERRIDE
+    if not name:
+        return ""
+    query = request.query_params.copy()
+    query[name] = "json"
+    return f"?{query.urlencode()}"
+
+
+def content_security_policy() -> str:
+    """A policy that leaves hostile names nothing to run, load or send, even if one got through.
+
+    Where the project serves its static files from another host, that host is allowed for them.
+    """
+    url = urlsplit(static("celery_stats/page.css"))
+    files = f"'self' {url.scheme or 'https'}://{url.netloc}" if url.netloc else "'self'"
+    return (
+        f"default-src 'none'; script-src {files}; style-src {files}; img-src {files}; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,78 @@
+"""The snapshot as callers may see it: shared among those who ask together, masked, JSON-safe."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from .broker import broker_urls, find_app
+from .conf import Conf
+from .exceptions import CeleryStatsError, SnapshotFailed
+from .redaction import mask, safe_error
+from .sharing import Sharing
+from .snapshot import Question, take_snapshot
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is answered to a question.
+
+    Shared between the callers that asked it together, so nobody may change it.
+
+    Attributes:
+        data: the six keys in order, JSON-safe and masked as the settings say.
+        missing: worker name to the fields that it did not answer.
+        taken_at: when the workers were asked, in UTC.
+        elapsed: seconds from the start to the last answer.
+    """
+
+    data: dict[str, Any]
+    missing: Mapping[str, tuple[str, ...]]
+    taken_at: datetime
+    elapsed: float
+
+
+_sharing: Sharing[Report] = Sharing()
+
+
+def get_report(question: Question, conf: Conf, *, timeout: float | None = None) -> Report:
+    """Ask the workers, or share the next answer to the same question.
+
+    Args:
+        question: what to ask.
+        conf: the settings.
+        timeout: seconds of silence to allow instead of the setting's.
+
+    Raises:
+        CeleryStatsError: no snapshot could be taken; the cause has been logged.
+    """
+    # Read here: the settings and the current app may differ in the thread that does the work.
+    app = conf.celery_app or find_app(None)
+    timeout = conf.timeout if timeout is None else timeout
+    redact, hide_arguments = conf.redact, conf.hide_arguments
+
+    def work(remaining: float) -> Report:
+        urls: list[str] = []
+        try:
+            celery_app = find_app(app)
+            urls = broker_urls(celery_app)
+            snapshot = take_snapshot(celery_app, question, timeout=timeout, deadline=remaining)
+            data = mask(snapshot.answers, redact=redact, hide_arguments=hide_arguments)
+        except CeleryStatsError as exc:
+            logger.warning("No snapshot: %s", safe_error(exc, urls))
+            raise
+        except Exception as exc:  # noqa: BLE001 - the boundary: whatever it is, callers get a 503
+            # Not exc_info: the text of an exception may hold a broker's URL.
+            frames = "".join(traceback.format_tb(exc.__traceback__))
+            logger.error("No snapshot, unexpectedly: %s\n%s", safe_error(exc, urls), frames)
+            raise SnapshotFailed(type(exc).__name__) from None
+        return Report(data, snapshot.missing, snapshot.taken_at, snapshot.elapsed)
+
+    key = (app, question, timeout, conf.deadline, redact, hide_arguments)
+    return _sharing.get(key, work, deadline=conf.deadline)

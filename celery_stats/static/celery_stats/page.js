@@ -1,0 +1,280 @@
+"use strict";
+
+// Keeps the page up to date: fetches its own address again and patches what differs into the
+// document, so that scroll, focus, selection, typed text and open sections stay as they are.
+
+(() => {
+  const main = document.getElementById("live");
+  const texts = { ...main.dataset };
+  const interval = 1000 * Number(texts.interval);
+  const address = location.href.split("#")[0];
+  const [status, pause, refreshLink, contents, connection, announcement] = [
+    "status", "pause", "refresh", "contents", "connection", "announcement",
+  ].map((id) => document.getElementById(id));
+
+  const seen = new Map(); // name of each worker that answered -> when it last did, as shown
+  let taken = clock(document);
+  let paused = false;
+  let stopped = false;
+  let running = false;
+  let timer = 0;
+
+  function say(name, values = {}) {
+    return texts[`text${name}`].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+  }
+
+  function clock(page) {
+    return page.getElementById("taken")?.dataset.clock ?? "";
+  }
+
+  // Patching: make `old` equal to `fresh`, touching only what differs.
+
+  function identity(node) {
+    if (node.nodeType !== Node.ELEMENT_NODE) return "";
+    const key = node.id || node.dataset.key;
+    return key ? `${node.nodeName} ${key}` : "";
+  }
+
+  // Indentation between rows is left out, so that rows are each other's neighbours.
+  function content(node) {
+    for (const child of [...node.childNodes]) {
+      if (child.nodeType === Node.TEXT_NODE && /^\s*\n\s*$/.test(child.data)) child.remove();
+    }
+    return node.childNodes;
+  }
+
+  function patch(old, fresh) {
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
+      return;
+    }
+    if (old.isEqualNode(fresh)) return;
+    for (const { name } of [...old.attributes]) {
+      // Those two are the reader's: an open section, and one that took a lost focus over.
+      if (!fresh.hasAttribute(name) && name !== "open" && name !== "tabindex") {
+        old.removeAttribute(name);
+      }
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+    patchContent(old, [...content(fresh)]);
+  }
+
+  function patchContent(old, fresh) {
+    const known = new Map();
+    for (const child of content(old)) {
+      const key = identity(child);
+      if (key && !known.has(key)) known.set(key, child);
+    }
+    const wanted = new Set(fresh.map(identity));
+    let here = old.firstChild;
+    for (const next of fresh) {
+      const key = identity(next);
+      // What is gone goes first, so that what stays need not move: moving takes the focus away.
+      while (here && identity(here) && !wanted.has(identity(here))) here = drop(here);
+      let match = null;
+      if (key) {
+        match = known.get(key) ?? null;
+        known.delete(key);
+      } else if (here && !identity(here) && here.nodeName === next.nodeName) {
+        match = here;
+      }
+      if (match) {
+        if (match === here) here = here.nextSibling;
+        else old.insertBefore(match, here);
+        patch(match, next);
+      } else {
+        old.insertBefore(document.adoptNode(next), here);
+      }
+    }
+    while (here) here = drop(here);
+  }
+
+  function drop(node) {
+    const next = node.nextSibling;
+    node.remove();
+    return next;
+  }
+
+  function keepingFocus(change) {
+    const focused = document.activeElement;
+    const section = focused?.closest("section[id]");
+    change();
+    if (!focused || focused === document.activeElement || !main.contains(section ?? main)) return;
+    if (document.contains(focused)) {
+      focused.focus({ preventScroll: true });
+    } else if (section) {
+      section.tabIndex = -1;
+      section.focus({ preventScroll: true });
+    }
+  }
+
+  // Workers that answered while this page was open, and are neither here nor missing now. A
+  // worker that is stopped in order takes its mailbox along, so that the server cannot miss it.
+
+  function remember(page) {
+    const here = page.querySelectorAll(".worker");
+    for (const worker of here) seen.set(worker.dataset.key, clock(page));
+    const gone = new Map(seen);
+    for (const item of page.querySelectorAll(".worker, #missing > li")) gone.delete(item.dataset.key);
+    const health = page.getElementById("health");
+    const list = page.getElementById("missing");
+    if (!gone.size || !list || page.querySelector("[data-cut]")) return;
+    for (const [name, last] of gone) {
+      const item = document.createElement("li");
+      const label = document.createElement("strong");
+      const words = document.createElement("span");
+      const forget = document.createElement("button");
+      item.dataset.key = name;
+      label.className = "name";
+      label.textContent = name;
+      words.textContent = say("Left", { time: last });
+      forget.type = "button";
+      forget.dataset.forget = name;
+      forget.textContent = say("Forget");
+      forget.setAttribute("aria-label", `${say("Forget")} ${name}`);
+      item.append(label, words, forget);
+      list.append(item);
+    }
+    if (health.dataset.state !== "none") {
+      health.dataset.state = "missing";
+      page.getElementById("health-heading").textContent = say("Missing");
+    }
+    page.getElementById("missing-count").textContent = list.children.length;
+  }
+
+  // What the reader is told
+
+  function show() {
+    const time = taken ? "" : "Untimed";
+    const name = stopped ? "Stopped" : paused ? `Paused${time}` : `Live${time}`;
+    status.textContent = say(name, { time: taken });
+    pause.textContent = say(paused ? "Resume" : "Pause");
+    pause.hidden = stopped;
+  }
+
+  function health() {
+    const heading = document.getElementById("health-heading").textContent.trim();
+    const names = [...document.querySelectorAll("#missing .name")].map((name) => name.textContent);
+    return [heading, ...names.slice(0, 10)].join(", ").slice(0, 500);
+  }
+
+  function warn(text) {
+    const since = taken ? ` ${say("Since", { time: taken })}` : "";
+    if (connection.textContent !== text + since) connection.textContent = text + since;
+    connection.hidden = false;
+    main.dataset.stale = "";
+  }
+
+  function stop() {
+    stopped = true;
+    warn(say("Ended"));
+  }
+
+  function apply(fresh, broken) {
+    const before = health();
+    keepingFocus(() => {
+      if (broken && document.getElementById("workers")) {
+        // The broker is away: its banner, over the last answer.
+        patch(document.getElementById("health"), fresh.getElementById("health"));
+        main.dataset.stale = "";
+      } else {
+        if (!broken) remember(fresh);
+        patch(main, fresh.getElementById("live"));
+        patch(contents, fresh.getElementById("contents"));
+        taken = clock(fresh) || taken;
+      }
+    });
+    connection.hidden = true;
+    connection.textContent = "";
+    if (health() !== before) announcement.textContent = health();
+  }
+
+  // Fetching
+
+  async function refresh() {
+    if (running || stopped) return;
+    running = true;
+    clearTimeout(timer);
+    const began = performance.now();
+    const patience = new AbortController();
+    const limit = setTimeout(() => patience.abort(), 30000);
+    let wait = 0;
+    try {
+      const response = await fetch(address, {
+        headers: { Accept: "text/html" },
+        cache: "no-store",
+        redirect: "manual", // to the log-in page, that is
+        signal: patience.signal,
+      });
+      const text = await response.text();
+      wait = 1000 * Number(response.headers.get("Retry-After")) || 0;
+      const fresh = new DOMParser().parseFromString(text, "text/html");
+      const ours = fresh.getElementById("live") && fresh.getElementById("health");
+      if (response.type === "opaqueredirect" || [401, 403].includes(response.status)) stop();
+      else if ((response.ok || response.status === 503) && ours) apply(fresh, !response.ok);
+      else if (response.ok) stop();
+      else warn(say("Failed", { status: response.status }));
+    } catch (error) {
+      if (!(error instanceof TypeError || error.name === "AbortError")) throw error;
+      warn(say("Unreachable"));
+    } finally {
+      clearTimeout(limit);
+      running = false;
+      show();
+      // A slow answer means much to render: never keep server or browser busy with this alone.
+      schedule(Math.min(60000, Math.max(interval, wait, 10 * (performance.now() - began))));
+    }
+  }
+
+  function schedule(delay) {
+    clearTimeout(timer);
+    if (!paused && !stopped && !document.hidden) timer = setTimeout(refresh, delay);
+  }
+
+  async function copy(button) {
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+    } catch {
+      // No clipboard without TLS: the way that works there.
+      const area = document.createElement("textarea");
+      area.className = "unseen";
+      area.value = button.dataset.copy;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+      button.focus({ preventScroll: true });
+    }
+    button.classList.add("done");
+    announcement.textContent = say("Copied");
+    setTimeout(() => button.classList.remove("done"), 1500);
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-copy], [data-forget]");
+    if (button?.dataset.copy) copy(button);
+    if (button?.dataset.forget) {
+      seen.delete(button.dataset.forget);
+      refresh();
+    }
+  });
+  document.addEventListener("visibilitychange", () => schedule(0));
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    show();
+    schedule(0);
+  });
+  refreshLink.addEventListener("click", (event) => {
+    if (stopped || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    refresh();
+  });
+
+  document.documentElement.classList.add("scripted");
+  pause.hidden = false;
+  for (const worker of document.querySelectorAll(".worker")) seen.set(worker.dataset.key, taken);
+  show();
+  schedule(interval);
+})();
