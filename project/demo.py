@@ -137,9 +137,10 @@ class Broker:
             f"reply.{self.name}.pidbox",
             f"{self.name}.events",
         ]
+        #: Celery's settings, by the names that they have among Django's.
         self.settings: dict[str, Any] = {
-            "control_exchange": self.name,
-            "event_exchange": f"{self.name}.events",
+            "CELERY_CONTROL_EXCHANGE": self.name,
+            "CELERY_EVENT_EXCHANGE": f"{self.name}.events",
         }
         url = os.environ.get("CELERY_BROKER_URL", "")
         self.embedded = url.partition(":")[0] in ("", "filesystem", "memory")
@@ -147,11 +148,11 @@ class Broker:
             self.url = "filesystem://localhost"
             self.is_redis = False
             self.settings |= {
-                "broker_transport": "project.filesystem:Transport",
-                "broker_transport_options": self._make_folders(folder),
+                "CELERY_BROKER_TRANSPORT": "project.filesystem:Transport",
+                "CELERY_BROKER_TRANSPORT_OPTIONS": self._make_folders(folder),
                 # Without an event loop, which this transport has not, a worker that may
                 # wait for a free process would be deaf meanwhile.
-                "worker_pool_putlocks": False,
+                "CELERY_WORKER_POOL_PUTLOCKS": False,
             }
         else:
             self.url = url
@@ -164,14 +165,14 @@ class Broker:
                 raise DemoError(f"Celery cannot use CELERY_BROKER_URL: {exc.args[0]}") from exc
             self.is_redis = transport.driver_type == "redis"
             if self.is_redis:
-                options = {
-                    **app.conf.broker_transport_options,
+                self.settings["CELERY_BROKER_TRANSPORT_OPTIONS"] = {
+                    **settings.CELERY_BROKER_TRANSPORT_OPTIONS,
                     "global_keyprefix": f"{self.name}:",
                 }
-                self.settings["broker_transport_options"] = options
         # Celery itself looks at this variable before its settings.
         os.environ["CELERY_BROKER_URL"] = self.url
-        app.conf.update(self.settings)
+        for name, value in self.settings.items():
+            setattr(settings, name, value)
 
     def _make_folders(self, folder: Path) -> dict[str, Any]:
         messages, bindings = folder / "messages", folder / "bindings"
@@ -204,7 +205,7 @@ class Broker:
     def environment(self) -> dict[str, str]:
         """Return the settings for children, as ``project.settings`` reads them."""
         return {
-            f"CELERY_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            name: value if isinstance(value, str) else json.dumps(value)
             for name, value in self.settings.items()
         }
 
