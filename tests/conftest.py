@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from rest_framework.authtoken.models import Token
+from rest_framework.test import APIClient
+
+from celery_stats.broker import broker_for
+from tests import celery_app
+from tests.accounts.models import User
+from tests.support import AMQP_URL, Broker, RedisServer
+
+KINDS = ("redis", "filesystem", "amqp")
+
+_dbs = count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
+def _make_broker(kind: str, request: pytest.FixtureRequest, **config: Any) -> Broker:
+    if kind == "redis":
+        server = request.getfixturevalue("redis_server")
+        return Broker(kind, f"redis://127.0.0.1:{server.port}/{next(_dbs)}", **config)
+    if kind == "amqp":
+        if AMQP_URL is None:
+            pytest.skip("CELERY_STATS_TEST_AMQP_URL names no RabbitMQ")
+        return Broker(kind, AMQP_URL, **config)
+    return Broker(kind, "filesystem://", **config)
+
+
+@pytest.fixture
+def make_broker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker]]:
+    """Make brokers of a kind; each is a place of its own, gone at the end."""
+    made: list[Broker] = []
+
+    def make(kind: str = "redis", **config: Any) -> Broker:
+        made.append(_make_broker(kind, request, **config))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker_for(broker.app).close()
+        broker.close()
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def fleet(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """Two idle workers, for tests that leave them as they are."""
+    broker = _make_broker(request.param, request)
+    broker.fleet("one@fleet", "two@fleet")
+    yield broker
+    broker_for(broker.app).close()
+    broker.close()
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], Broker]:
+    """Point the endpoint to a broker's Celery app."""
+
+    def point(broker: Broker) -> Broker:
+        monkeypatch.setattr(celery_app, "app", broker.app)
+        return broker
+
+    return point
+
+
+@pytest.fixture
+def support_user(db: None) -> User:
+    return User.objects.create_user("support", is_support=True)
+
+
+@pytest.fixture
+def api(support_user: User) -> APIClient:
+    """A support user with a token."""
+    client = APIClient()
+    token = Token.objects.create(user=support_user)
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token.key}")
+    return client

