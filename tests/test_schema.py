@@ -1,0 +1,265 @@
+"""The published schema: the reviewed file, and real answers held against it.
+
+After a change that is meant, write the reviewed file anew and read the difference:
+
+    DJANGO_SETTINGS_MODULE=tests.settings python -m django spectacular \
+        --urlconf tests.test_schema --validate --fail-on-warn --file tests/schema.yml
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import call_command
+from django.urls import include, path
+from drf_spectacular.settings import spectacular_settings
+from openapi_schema_validator import OAS30Validator, OAS31Validator
+from rest_framework.test import APIClient
+
+from celery_stats.redaction import mask
+from celery_stats.snapshot import FIELDS
+from tests.pools import BUSY, IDLE, Fleet, at_work
+from tests.support import Broker, RedisServer, wait_until
+
+REVIEWED = Path(__file__).with_name("schema.yml")
+URL = "/api/celery-stats/"
+
+# The API of a project that has this endpoint alone.
+urlpatterns = [path("api/", include("celery_stats.urls"))]
+
+
+def generate(folder: Path) -> dict[str, Any]:
+    """The schema, by the command that projects use, with no warning allowed."""
+    file = folder / "schema.yml"
+    call_command("spectacular", urlconf=__name__, validate=True, fail_on_warn=True, file=str(file))
+    return yaml.safe_load(file.read_text())
+
+
+def load() -> dict[str, Any]:
+    return yaml.safe_load(REVIEWED.read_text())
+
+
+def validator(schema: dict[str, Any], name: str = "CeleryStatsResponse") -> OAS30Validator:
+    kind = OAS30Validator if schema["openapi"].startswith("3.0") else OAS31Validator
+    return kind(
+        {"$ref": f"#/components/schemas/{name}", "components": schema["components"]},
+        format_checker=kind.FORMAT_CHECKER,
+    )
+
+
+def problems(answer: Any, schema: dict[str, Any], name: str = "CeleryStatsResponse") -> list[str]:
+    return [
+        f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
+        for error in validator(schema, name).iter_errors(answer)
+    ]
+
+
+@pytest.fixture(scope="module")
+def fleet(redis_server: RedisServer) -> Iterator[Fleet]:
+    with at_work(redis_server, db=901) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def answer(fleet: Fleet, use: Callable[[Broker], Broker], api: APIClient) -> dict[str, Any]:
+    """What the endpoint answers of a worker of each pool, all at work."""
+    use(fleet.broker)
+    response = api.get(URL, {"task_id": fleet.task_ids})
+    assert response.status_code == 200
+    assert "Celery-Stats-Missing" not in response.headers
+    return response.json()
+
+
+# The schema itself
+
+
+def test_schema__is_the_reviewed_file(tmp_path: Path) -> None:
+    assert generate(tmp_path) == load()
+
+
+def test_schema__is_the_contract() -> None:
+    schema = load()
+    operation = schema["paths"]["/api/celery-stats/"]["get"]
+    assert operation["operationId"] == "celery_stats_retrieve"
+    assert operation["tags"] == ["celery-stats"]
+    assert operation["summary"] == "Get Celery worker statistics"
+    assert [parameter["name"] for parameter in operation["parameters"]] == [
+        "field",
+        "task_id",
+        "worker",
+    ]
+    responses = operation["responses"]
+    assert list(responses) == ["200", "400", "401", "403", "503"]
+    assert {kind for response in responses.values() for kind in response["content"]} == {
+        "application/json"
+    }
+    assert list(responses["200"]["headers"]) == ["Celery-Stats-Missing"]
+    assert list(responses["401"]["headers"]) == ["WWW-Authenticate"]
+    assert list(responses["503"]["headers"]) == ["Retry-After"]
+    assert responses["200"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/CeleryStatsResponse"
+    }
+    response = schema["components"]["schemas"]["CeleryStatsResponse"]
+    assert list(response["properties"]) == response["required"] == list(FIELDS)
+    assert all(value["nullable"] for value in response["properties"].values())
+
+
+def test_schema__examples_are_valid() -> None:
+    schema = load()
+    content = schema["paths"]["/api/celery-stats/"]["get"]["responses"]["200"]["content"]
+    examples = content["application/json"]["examples"]
+    assert len(examples) == 2
+    for example in examples.values():
+        assert problems(example["value"], schema) == []
+
+
+def test_schema__in_openapi_3_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(spectacular_settings, "OAS_VERSION", "3.1.0")
+    schema = generate(tmp_path)
+    assert "nullable" not in str(schema)
+    assert problems(answer, schema) == []
+    assert problems(dict.fromkeys(FIELDS), schema) == []
+
+
+# Real answers
+
+
+def test_answer__every_pool_with_content_under_every_key(
+    answer: dict[str, Any], fleet: Fleet
+) -> None:
+    assert problems(answer, load()) == []
+    for key, replies in answer.items():
+        for pool, worker in fleet.workers.items():
+            assert replies[worker] or (pool in IDLE and key in BUSY), (key, pool)
+
+
+def test_answer__no_workers(
+    make_broker: Callable[..., Broker], use: Callable[[Broker], Broker], api: APIClient
+) -> None:
+    use(make_broker())
+    answer = api.get(URL).json()
+    assert answer == dict.fromkeys(FIELDS)
+    assert problems(answer, load()) == []
+
+
+def test_answer__error_replies(
+    make_broker: Callable[..., Broker], use: Callable[[Broker], Broker], api: APIClient
+) -> None:
+    broker = use(make_broker(imports=["tests.broken_commands"]))
+    broker.fleet("broken@h")
+    answer = api.get(URL, {"task_id": "a"}).json()
+    assert answer["stats"] == {"broken@h": {"error": "RuntimeError('no statistics today')"}}
+    assert answer["reserved"] == {"broken@h": {"error": "RuntimeError('no list today')"}}
+    assert answer["query_task"] == {"broken@h": {"error": "RuntimeError('no task today')"}}
+    assert problems(answer, load()) == []
+
+
+def test_answer__after_a_retry_with_reprs(
+    make_broker: Callable[..., Broker], use: Callable[[Broker], Broker], api: APIClient
+) -> None:
+    broker = use(make_broker())
+    broker.fleet("odd@h")
+    # An exception can be pickled, but not be told in the JSON of a reply.
+    broker.app.send_task("tests.nap", [ValueError("odd")], {"seconds": 600}, serializer="pickle")
+    answer = wait_until(lambda: (told := api.get(URL).json())["active"]["odd@h"] and told)
+    (task,) = answer["active"]["odd@h"]
+    assert "ValueError" in task["args"]
+    assert isinstance(task["kwargs"], str)
+    assert problems(answer, load()) == []
+
+
+def test_answer__masked(
+    fleet: Fleet, use: Callable[[Broker], Broker], api: APIClient, settings: Any
+) -> None:
+    settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "HIDE_ARGUMENTS": True}
+    use(fleet.broker)
+    answer = api.get(URL, {"task_id": fleet.task_ids}).json()
+    tasks = [task for replies in answer["active"].values() for task in replies]
+    assert all(isinstance(task["args"], str) for task in tasks)
+    assert all(isinstance(task["kwargs"], str) for task in tasks)
+    assert problems(answer, load()) == []
+
+
+def test_answer__masked_broker(answer: dict[str, Any]) -> None:
+    for stats in answer["stats"].values():
+        stats["broker"] |= {
+            "hostname": "sentinel://:hunter2@one:26379",
+            "alternates": ["redis://:hunter2@two:6379/0"],
+            "ssl": {"ssl_keyfile_password": "hunter2", "ssl_check_hostname": True},
+            "transport_options": {"sentinel_kwargs": {"password": "hunter2"}},
+        }
+    masked = mask(answer)
+    assert "hunter2" not in str(masked)
+    assert problems(masked, load()) == []
+
+
+# What the validator would say
+
+
+def test_validator__objects_to_an_integer_max_tasks_per_child(
+    answer: dict[str, Any], fleet: Fleet
+) -> None:
+    schema = load()
+    pool_schema = schema["components"]["schemas"]["CeleryPool"]
+    pool_schema["properties"]["max-tasks-per-child"] = {"type": "integer"}
+
+    def pool(kind: str) -> Any:
+        return answer["stats"][fleet.workers[kind]]["pool"]
+
+    assert problems(pool("prefork"), load(), "CeleryPool") == []
+    assert problems(pool("prefork"), schema, "CeleryPool") == [
+        "max-tasks-per-child: 'N/A' is not of type 'integer'"
+    ]
+    assert problems(pool("solo"), load(), "CeleryPool") == []
+    assert "max-tasks-per-child: None is not of type 'integer'" in problems(
+        pool("solo"), schema, "CeleryPool"
+    )
+    assert problems(answer, schema) != []
+
+
+def test_validator__objects_to_an_underscored_max_concurrency(
+    answer: dict[str, Any], fleet: Fleet
+) -> None:
+    schema = load()
+    schema["components"]["schemas"]["CeleryPool"]["required"].append("max_concurrency")
+    for name in fleet.workers.values():
+        assert problems(answer["stats"][name]["pool"], schema, "CeleryPool") == [
+            ": 'max_concurrency' is a required property"
+        ]
+
+
+def test_validator__objects_to_what_no_worker_sends(answer: dict[str, Any], fleet: Fleet) -> None:
+    schema = load()
+    worker = fleet.workers["prefork"]
+
+    def spoilt(value: Any, *keys: Any) -> dict[str, Any]:
+        copied = copy.deepcopy(answer)
+        place = copied
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        return copied
+
+    for wrong in (
+        spoilt({}, "more"),
+        spoilt([], "stats"),
+        spoilt("soon", "active", worker, 0, "time_start"),
+        spoilt(None, "active", worker, 0, "delivery_info"),
+        spoilt("tomorrow", "scheduled", worker, 0, "eta"),
+        spoilt([1], "revoked", worker),
+        spoilt(["active"], "query_task", worker, fleet.task_ids[0]),
+        spoilt("n/a", "stats", worker, "pool"),
+        spoilt(1, "stats", worker, "pool", "writes"),
+        spoilt("some", "stats", worker, "prefetch_count"),
+        spoilt("redis://a", "stats", worker, "broker", "alternates"),
+        spoilt(None, "stats", worker, "rusage", "maxrss"),
+    ):
+        assert problems(wrong, schema) != []
+    assert problems(answer, schema) == []

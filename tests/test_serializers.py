@@ -1,0 +1,158 @@
+"""The query parameters; the published schema is held against real answers in test_schema.py."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from django.http import QueryDict
+from hypothesis import given
+from hypothesis import strategies as st
+from rest_framework.exceptions import ValidationError
+from rest_framework.renderers import JSONRenderer
+from rest_framework.test import APIClient
+
+from celery_stats.serializers import Query
+from celery_stats.snapshot import FIELDS
+
+
+def errors(query: str) -> dict[str, list[str]]:
+    with pytest.raises(ValidationError) as raised:
+        Query.parse(QueryDict(query))
+    assert all(isinstance(messages, list) for messages in raised.value.detail.values())
+    return raised.value.detail
+
+
+def test_parse__nothing_asked() -> None:
+    assert Query.parse(QueryDict("")) == Query((), (), FIELDS)
+
+
+def test_parse__all_three() -> None:
+    query = Query.parse(QueryDict("task_id=b&task_id=a&worker=celery%40h%C3%A9&field=stats"))
+    assert query == Query(("b", "a"), ("celery@hé",), ("stats",))
+
+
+def test_parse__duplicates_collapse_in_the_order_given() -> None:
+    assert Query.parse(QueryDict("task_id=b&task_id=a&task_id=b")).task_ids == ("b", "a")
+
+
+def test_parse__fields_in_the_order_of_the_answer() -> None:
+    assert Query.parse(QueryDict("field=stats&field=active")).fields == ("active", "stats")
+
+
+def test_parse__format_belongs_to_rest_framework() -> None:
+    assert Query.parse(QueryDict("format=json")) == Query()
+
+
+def test_parse__format_is_unknown_where_the_project_has_none(settings) -> None:
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
+    assert list(errors("format=json")) == ["format"]
+
+
+@pytest.mark.parametrize("name", ["task_id", "worker"])
+def test_parse__100_values_and_255_characters_are_fine(name: str) -> None:
+    values = [f"{number:0255}" for number in range(100)]
+    query = Query.parse(QueryDict("&".join(f"{name}={value}" for value in values)))
+    assert (query.task_ids or query.workers) == tuple(values)
+
+
+@pytest.mark.parametrize("name", ["task_id", "worker", "field"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["active"] * 101, "At most 100 values are allowed."),
+        (["active", ""], "A value may not be empty."),
+        (["x" * 256], "A value may have at most 255 characters."),
+        (["a%00b"], "A value may not hold control characters."),
+        (["a%0D%0Ab"], "A value may not hold control characters."),
+        (["a%7Fb"], "A value may not hold control characters."),
+        (["a%C2%85b"], "A value may not hold control characters."),
+    ],
+)
+def test_parse__refused_values(name: str, values: list[str], message: str) -> None:
+    assert errors("&".join(f"{name}={value}" for value in values)) == {name: [message]}
+
+
+def test_parse__lone_surrogate() -> None:
+    params = QueryDict(mutable=True)
+    params["worker"] = "a\ud800b"
+    with pytest.raises(ValidationError, match="control characters"):
+        Query.parse(params)
+
+
+@pytest.mark.parametrize("value", ["ACTIVE", "ping", "active,stats", " active"])
+def test_parse__unknown_field(value: str) -> None:
+    messages = errors(f"field=active&field={quote(value)}")["field"]
+    assert messages == [
+        "Unknown field; known are: active, scheduled, reserved, revoked, query_task, stats."
+    ]
+
+
+def test_parse__unknown_parameters_are_named() -> None:
+    unknown = ["Unknown parameter."]
+    assert errors("tasks=1&task_id=a&") == {"tasks": unknown}
+    assert errors("a=1&b=2&field=x").keys() == {"a", "b", "field"}
+
+
+def test_parse__names_are_not_repeated_at_length() -> None:
+    long = "x" * 10_000
+    assert list(errors(f"{long}=1")) == [f"{long[:64]}…"]
+    assert len(errors("&".join(f"{number}{long}=1" for number in range(900)))) == 10
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "&".join(["task_id=a"] * 1_100_000),
+        "&" * 10_000_000,
+        "&".join(f"{number}=1" for number in range(2000)),
+    ],
+    ids=["ten million bytes", "ten million separators", "two thousand names"],
+)
+def test_endpoint__more_parameters_than_django_reads(api: APIClient, query: str) -> None:
+    response = api.generic("GET", f"/api/celery-stats/?{query}")
+    assert response.status_code == 400
+    assert response.json() == {"non_field_errors": ["Too many parameters."]}
+
+
+def test_endpoint__a_value_of_ten_million_bytes(api: APIClient) -> None:
+    response = api.generic("GET", f"/api/celery-stats/?worker={'x' * 10_000_000}")
+    assert response.status_code == 400
+    assert response.json() == {"worker": ["A value may have at most 255 characters."]}
+
+
+@pytest.mark.parametrize("query", ["worker=%ff%fe", "worker=%ED%A0%80", "worker=%", "worker=%u1"])
+def test_parse__invalid_percent_encoding_is_only_an_unknown_name(query: str) -> None:
+    (worker,) = Query.parse(QueryDict(query)).workers
+    assert worker.encode()
+
+
+def outcome(values: dict[str, list[str]]) -> Query | dict[str, list[str]]:
+    params = QueryDict(mutable=True)
+    for name, given_values in values.items():
+        params.setlist(name, given_values)
+    try:
+        return Query.parse(params)
+    except ValidationError as error:
+        return error.detail
+
+
+TEXT = st.text(st.characters(codec=None), max_size=260)
+
+
+@given(st.dictionaries(TEXT, st.lists(TEXT, min_size=1)))
+def test_parse__anything_gives_a_query_or_a_body(values: dict[str, list[str]]) -> None:
+    result = outcome(values)
+    assert isinstance(result, Query) or JSONRenderer().render(result)
+
+
+@given(st.sampled_from(["task_id", "worker", "field"]), st.lists(TEXT | st.sampled_from(FIELDS)))
+def test_parse__what_passes_is_within_the_limits(name: str, values: list[str]) -> None:
+    result = outcome({name: values})
+    if isinstance(result, dict):
+        assert list(result) == [name]
+        return
+    passed = {*result.task_ids, *result.workers}
+    assert passed == (set() if name == "field" else set(values))
+    assert all(0 < len(value) <= 255 and value.encode() for value in passed)
+    assert set(result.fields) == (set(values) if name == "field" and values else set(FIELDS))
