@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from celery import Celery
 from celery.app import app_or_default
@@ -161,17 +162,18 @@ class Link:
         """Put finite time-outs on every exchange with the broker."""
         options = self.connection.transport_options
         if self.driver == "redis":
-            timeouts = {
-                name: min(self.patience, options.get(name) or self.patience)
-                for name in ("socket_timeout", "socket_connect_timeout")
-            }
-            options.update(timeouts, retry_on_timeout=False)
-            # redis-py hands its time-outs on to the sentinels only where sentinel_kwargs
-            # is not given.
-            if options.get("sentinel_kwargs"):
-                options["sentinel_kwargs"] = {**timeouts, **options["sentinel_kwargs"]}
+            options.update(self._timeouts(options), retry_on_timeout=False)
+            # What asks the sentinels is a client of its own, and it would try each that
+            # is down for seconds.
+            asking = options.get("sentinel_kwargs") or {}
+            options["sentinel_kwargs"] = {**asking, **self._timeouts(asking), "retry": None}
         elif self.is_virtual:
             options["polling_interval"] = POLLING_INTERVAL
+
+    def _timeouts(self, options: Mapping[str, Any]) -> dict[str, float]:
+        """Return redis-py's time-outs: the configured ones where they are shorter than ours."""
+        names = ("socket_timeout", "socket_connect_timeout")
+        return {name: min(self.patience, options.get(name) or self.patience) for name in names}
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -473,7 +475,7 @@ def find_app(app: Celery | str | None) -> Celery:
     if isinstance(app, str):
         try:
             app = symbol_by_name(app)
-        except (ImportError, AttributeError, ValueError) as exc:
+        except (ImportError, AttributeError, TypeError, ValueError) as exc:
             raise CeleryAppNotFound(f"{type(exc).__name__}: {exc}") from exc
     if not isinstance(app, Celery):
         raise CeleryAppNotFound(f"a {type(app).__name__} is not a Celery app")
@@ -503,9 +505,17 @@ def configured(app: Celery, **options: Any) -> Connection:
 
 
 def broker_urls(app: Celery) -> list[str]:
-    """Return the URLs that the app's broker configuration names, fail-over ones included."""
+    """Return the URLs of the app's broker, fail-over ones included, for their secrets.
+
+    The sentinels' password is among them as the URL of a sentinel: redis-py 6 and 7 quote
+    it when no master is found.
+    """
     connection = configured(app)
-    return [*connection.alt, connection.as_uri(include_password=True)]
+    urls = [*connection.alt, connection.as_uri(include_password=True)]
+    asking = connection.transport_options.get("sentinel_kwargs") or {}
+    if asking.get("password"):
+        urls.append(f"sentinel://:{quote(asking['password'], safe='')}@")
+    return urls
 
 
 @lru_cache(maxsize=8)

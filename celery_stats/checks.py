@@ -113,15 +113,11 @@ def _permissions(paths: Sequence[str]) -> Iterator[CheckMessage]:
 
 
 def _authentication(paths: Sequence[str] | None) -> Iterator[CheckMessage]:
-    classes: Sequence[Any] | None
+    classes: Sequence[Any] | None = api_settings.DEFAULT_AUTHENTICATION_CLASSES
+    source = "REST_FRAMEWORK['DEFAULT_AUTHENTICATION_CLASSES']"
     if paths is not None:
-        source = f"{SETTING}['AUTHENTICATION_CLASSES']"
         classes = yield from _import("AUTHENTICATION_CLASSES", paths, _is_authentication)
-    elif "DEFAULT_AUTHENTICATION_CLASSES" in api_settings.user_settings:
-        source = "REST_FRAMEWORK['DEFAULT_AUTHENTICATION_CLASSES']"
-        classes = api_settings.DEFAULT_AUTHENTICATION_CLASSES
-    else:  # REST framework's own choice, of which nobody needs to be warned.
-        return
+        source = f"{SETTING}['AUTHENTICATION_CLASSES']"
     if classes is not None and not any(map(_can_challenge, classes)):
         yield checks.Warning(
             f"No class in {source} can send a challenge, so that callers without valid "

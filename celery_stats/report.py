@@ -55,24 +55,29 @@ def get_report(question: Question, conf: Conf, *, timeout: float | None = None) 
     # Read here: the settings and the current app may differ in the thread that does the work.
     app = conf.celery_app or find_app(None)
     timeout = conf.timeout if timeout is None else timeout
-    redact, hide_arguments = conf.redact, conf.hide_arguments
+    deadline, redact, hide_arguments = conf.deadline, conf.redact, conf.hide_arguments
 
     def work(remaining: float) -> Report:
         urls: list[str] = []
         try:
             celery_app = find_app(app)
             urls = broker_urls(celery_app)
-            snapshot = take_snapshot(celery_app, question, timeout=timeout, deadline=remaining)
+            snapshot = take_snapshot(
+                celery_app, question, timeout=timeout, deadline=deadline, remaining=remaining
+            )
             data = mask(snapshot.answers, redact=redact, hide_arguments=hide_arguments)
         except CeleryStatsError as exc:
             logger.warning("No snapshot: %s", safe_error(exc, urls))
             raise
-        except Exception as exc:  # noqa: BLE001 - the boundary: whatever it is, callers get a 503
-            # Not exc_info: the text of an exception may hold a broker's URL.
-            frames = "".join(traceback.format_tb(exc.__traceback__))
-            logger.error("No snapshot, unexpectedly: %s\n%s", safe_error(exc, urls), frames)
+        # The boundary: whatever it is, callers get a 503. SystemExit is what a module may
+        # raise when it is imported; it would end this thread alone, without a word.
+        except (Exception, SystemExit) as exc:
+            # Neither exc_info nor source lines: both may hold a broker's URL.
+            stack = traceback.extract_tb(exc.__traceback__)
+            frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
+            logger.error("No snapshot, unexpectedly: %s%s", safe_error(exc, urls), frames)
             raise SnapshotFailed(type(exc).__name__) from None
         return Report(data, snapshot.missing, snapshot.taken_at, snapshot.elapsed)
 
-    key = (app, question, timeout, conf.deadline, redact, hide_arguments)
-    return _sharing.get(key, work, deadline=conf.deadline)
+    key = (app, question, timeout, deadline, redact, hide_arguments)
+    return _sharing.get(key, work, deadline=deadline)

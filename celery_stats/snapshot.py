@@ -90,7 +90,14 @@ class Question:
         return {"safe": safe or None} if command == "active" else {}
 
 
-def take_snapshot(app: Celery, question: Question, *, timeout: float, deadline: float) -> Snapshot:
+def take_snapshot(
+    app: Celery,
+    question: Question,
+    *,
+    timeout: float,
+    deadline: float,
+    remaining: float | None = None,
+) -> Snapshot:
     """Ask the workers and collect their answers.
 
     Args:
@@ -98,6 +105,8 @@ def take_snapshot(app: Celery, question: Question, *, timeout: float, deadline: 
         question: what to ask.
         timeout: seconds of silence after which those who have not answered are given up.
         deadline: seconds that all of it may take.
+        remaining: seconds left of ``deadline`` where it began before this call. A
+            connection is kept for the next call with the same ``deadline``.
 
     Raises:
         BrokerUnavailable: the broker cannot be reached or fails on the way.
@@ -111,7 +120,7 @@ def take_snapshot(app: Celery, question: Question, *, timeout: float, deadline: 
         question=question,
         timeout=timeout,
         started=started,
-        ends=started + deadline,
+        ends=started + (deadline if remaining is None else remaining),
     )
     return broker.run(app, deadline, work)
 

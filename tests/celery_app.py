@@ -10,6 +10,13 @@ from typing import Any
 from celery import Celery
 
 
+class Unprintable:
+    """An argument that a careless task might be given."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("nobody looks at me")
+
+
 def make_app(config: dict[str, Any]) -> Celery:
     """Return an app of its own; nothing of it is shared with other apps."""
     app = Celery("tests", set_as_current=False, fixups=[])

@@ -181,9 +181,11 @@ class Broker:
         """Return another app on the same place, as another process would have it."""
         return make_app({**self.config, **config})
 
-    def start(self, name: str, *, pool: str = "prefork", concurrency: int = 1) -> Worker:
+    def start(
+        self, name: str, *, pool: str = "prefork", concurrency: int = 1, **config: Any
+    ) -> Worker:
         """Return a worker that is starting; see :meth:`Worker.ready`."""
-        worker = Worker(self, name, pool=pool, concurrency=concurrency)
+        worker = Worker(self, name, pool=pool, concurrency=concurrency, config=config)
         self.workers.append(worker)
         return worker
 
@@ -221,7 +223,14 @@ class Worker(Process):
     """A real ``celery worker`` process."""
 
     def __init__(
-        self, broker: Broker, name: str, *, pool: str, concurrency: int, python: str | None = None
+        self,
+        broker: Broker,
+        name: str,
+        *,
+        pool: str,
+        concurrency: int,
+        python: str | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.broker = broker
@@ -246,7 +255,7 @@ class Worker(Process):
             ],
             log=broker.folder / f"{uuid4().hex}.log",
             env={
-                "CELERY_STATS_TEST_CONFIG": broker.config_json,
+                "CELERY_STATS_TEST_CONFIG": json.dumps({**broker.config, **(config or {})}),
                 # Containers run as root, and Celery refuses pickle there.
                 "C_FORCE_ROOT": "1",
             },

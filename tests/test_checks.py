@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.checks import CheckMessage, Tags, registry, run_checks
+from django.core.management import call_command
+from django.test import override_settings
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.permissions import AllowAny, IsAdminUser
+
+from celery_stats.checks import check_settings
+from celery_stats.conf import DEFAULTS
+
+SESSION = "rest_framework.authentication.SessionAuthentication"
+TOKEN = "rest_framework.authentication.TokenAuthentication"
+ALLOW_ANY = "rest_framework.permissions.AllowAny"
+
+AdminOrAny = IsAdminUser | AllowAny
+AdminAndAny = IsAdminUser & AllowAny
+NotAny = ~AllowAny
+
+
+class ButMe(AllowAny):
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return False
+
+
+class ByStructure:
+    """Authentication and permission that inherit from nothing; REST framework takes both."""
+
+    def authenticate(self, request: Any) -> None:
+        return None
+
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return False
+
+
+class Mute(BaseAuthentication):
+    def authenticate(self, request: Any) -> None:
+        return None
+
+
+an_instance = ButMe()
+not_an_app = object()
+
+
+def here(name: str) -> str:
+    return f"{__name__}.{name}"
+
+
+def check(value: Any, **settings: Any) -> list[CheckMessage]:
+    with override_settings(DRF_CELERY_STATS=value, **settings):
+        return check_settings(None)
+
+
+def ids(messages: list[CheckMessage]) -> list[str]:
+    return [str(message.id).removeprefix("celery_stats.") for message in messages]
+
+
+def test_check_settings__defaults_pass(settings: Any) -> None:
+    assert check(DEFAULTS) == []
+    assert check({}) == []
+    del settings.DRF_CELERY_STATS
+    assert check_settings(None) == []
+
+
+def test_check_settings__defaults_of_rest_framework_pass() -> None:
+    assert check({}, REST_FRAMEWORK={}) == []
+
+
+def test_check_settings__is_registered() -> None:
+    checks = [c for c in registry.registry.get_checks() if c.__module__ == "celery_stats.checks"]
+    assert checks == [check_settings]
+    with override_settings(DRF_CELERY_STATS={"TIMEOUT": 0}):
+        assert "E004" in ids(run_checks(tags=[Tags.security]))
+
+
+def test_check_settings__command_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("check", fail_level="DEBUG")
+    printed = capsys.readouterr()
+    assert "celery_stats" not in printed.out + printed.err
+
+
+def test_ready__only_registers_the_checks() -> None:
+    config = apps.get_app_config("celery_stats")
+    before = set(registry.registry.registered_checks)
+    config.ready()
+    assert set(registry.registry.registered_checks) == before
+    assert config.verbose_name
+    assert Path(config.path).name == "celery_stats"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"CELERY_APP": "tests.celery_app:app"},
+        {"CELERY_APP": "tests.celery_app.app"},
+        {"TIMEOUT": 2, "DEADLINE": 2},
+        {"TIMEOUT": 0.01},
+        {"DEADLINE": 10**6},
+        {"REDACT": False, "HIDE_ARGUMENTS": True},
+        {"PERMISSION_CLASSES": (ALLOW_ANY, "rest_framework.permissions.IsAdminUser")},
+        {"PERMISSION_CLASSES": [here("ButMe")]},
+        {"PERMISSION_CLASSES": [here("AdminAndAny")]},
+        {"PERMISSION_CLASSES": [here("NotAny")]},
+        {"PERMISSION_CLASSES": [here("ByStructure")]},
+        {"AUTHENTICATION_CLASSES": [TOKEN]},
+        {"AUTHENTICATION_CLASSES": (SESSION, TOKEN)},
+        {"AUTHENTICATION_CLASSES": [TOKEN, here("ByStructure")]},
+    ],
+    ids=repr,
+)
+def test_check_settings__right(value: Any) -> None:
+    assert check(value) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        # Not a dict.
+        (None, "E001"),
+        ([], "E001"),
+        ("TIMEOUT", "E001"),
+        # Unknown keys.
+        ({"TIME_OUT": 1}, "E002"),
+        ({"redact": False}, "E002"),
+        ({"COLOUR": "red"}, "E002"),
+        ({1: 2}, "E002"),
+        # Wrong types.
+        ({"CELERY_APP": 1}, "E003"),
+        ({"CELERY_APP": not_an_app}, "E003"),
+        ({"TIMEOUT": True}, "E003"),
+        ({"TIMEOUT": "1"}, "E003"),
+        ({"TIMEOUT": None}, "E003"),
+        ({"DEADLINE": False}, "E003"),
+        ({"DEADLINE": 1j}, "E003"),
+        ({"PERMISSION_CLASSES": ALLOW_ANY}, "E003"),
+        ({"PERMISSION_CLASSES": None}, "E003"),
+        ({"PERMISSION_CLASSES": [IsAdminUser]}, "E003"),
+        ({"AUTHENTICATION_CLASSES": TOKEN}, "E003"),
+        ({"AUTHENTICATION_CLASSES": [1]}, "E003"),
+        ({"REDACT": 1}, "E003"),
+        ({"REDACT": None}, "E003"),
+        ({"HIDE_ARGUMENTS": "no"}, "E003"),
+        # Impossible values.
+        ({"TIMEOUT": 0}, "E004"),
+        ({"TIMEOUT": -1.5}, "E004"),
+        ({"TIMEOUT": float("nan")}, "E004"),
+        ({"TIMEOUT": float("inf")}, "E004"),
+        ({"DEADLINE": 0}, "E004"),
+        ({"DEADLINE": 10**400}, "E004"),
+        ({"DEADLINE": float("nan")}, "E004"),
+        ({"DEADLINE": float("inf")}, "E004"),
+        ({"TIMEOUT": 3, "DEADLINE": 2}, "E005"),
+        ({"TIMEOUT": 6}, "E005"),
+        ({"DEADLINE": 0.5}, "E005"),
+        # No Celery app.
+        ({"CELERY_APP": ""}, "E006"),
+        ({"CELERY_APP": ".celery:app"}, "E006"),
+        ({"CELERY_APP": "nowhere.celery:app"}, "E006"),
+        ({"CELERY_APP": "tests.celery_app:nothing"}, "E006"),
+        ({"CELERY_APP": "tests.celery_app"}, "E006"),
+        ({"CELERY_APP": here("not_an_app")}, "E006"),
+        ({"CELERY_APP": f"{__name__}:not_an_app"}, "E006"),
+        # Paths that do not import.
+        ({"PERMISSION_CLASSES": [""]}, "E007"),
+        ({"PERMISSION_CLASSES": ["IsAdminUser"]}, "E007"),
+        ({"PERMISSION_CLASSES": ["nowhere.IsAdminUser"]}, "E007"),
+        ({"PERMISSION_CLASSES": [here("Nothing")]}, "E007"),
+        ({"PERMISSION_CLASSES": ["..relative.IsAdminUser"]}, "E007"),
+        ({"AUTHENTICATION_CLASSES": ["rest_framework.authentication.Tokens"]}, "E007"),
+        ({"AUTHENTICATION_CLASSES": [SESSION, "nowhere.Token"]}, "E007"),
+        # Classes of another kind.
+        ({"PERMISSION_CLASSES": [TOKEN]}, "E008"),
+        ({"PERMISSION_CLASSES": [ALLOW_ANY, here("here")]}, "E008"),
+        ({"PERMISSION_CLASSES": [here("an_instance")]}, "E008"),
+        ({"AUTHENTICATION_CLASSES": [ALLOW_ANY]}, "E008"),
+        ({"AUTHENTICATION_CLASSES": [here("not_an_app")]}, "E008"),
+        # Open to everyone.
+        ({"PERMISSION_CLASSES": []}, "W001"),
+        ({"PERMISSION_CLASSES": [ALLOW_ANY]}, "W001"),
+        ({"PERMISSION_CLASSES": [ALLOW_ANY, ALLOW_ANY]}, "W001"),
+        ({"PERMISSION_CLASSES": [here("AdminOrAny")]}, "W001"),
+        ({"PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticatedOrReadOnly"]}, "W001"),
+        # No challenge.
+        ({"AUTHENTICATION_CLASSES": []}, "W002"),
+        ({"AUTHENTICATION_CLASSES": [SESSION]}, "W002"),
+        ({"AUTHENTICATION_CLASSES": [here("Mute"), here("ByStructure")]}, "W002"),
+    ],
+    ids=repr,
+)
+def test_check_settings__wrong(value: Any, expected: str) -> None:
+    messages = check(value)
+    assert ids(messages) == [expected]
+    assert messages[0].hint
+    assert messages[0].is_serious() == expected.startswith("E")
+
+
+def test_check_settings__no_challenge_by_the_projects_defaults() -> None:
+    rest = {"DEFAULT_AUTHENTICATION_CLASSES": [SESSION]}
+    assert ids(check({}, REST_FRAMEWORK=rest)) == ["W002"]
+    assert ids(check({"AUTHENTICATION_CLASSES": [TOKEN]}, REST_FRAMEWORK=rest)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("TIME_OUT", "TIMEOUT"), ("redact", "REDACT"), ("PERMISION_CLASSES", "PERMISSION_CLASSES")],
+)
+def test_check_settings__nearest_known_name(key: str, near: str) -> None:
+    (message,) = check({key: 1})
+    assert message.hint == f"Did you mean {near!r}?"
+
+
+def test_check_settings__known_names_where_none_is_near() -> None:
+    (message,) = check({"COLOUR": 1})
+    assert all(name in message.hint for name in DEFAULTS)
+
+
+def test_check_settings__every_mistake_is_told() -> None:
+    value = {
+        "COLOUR": 1,
+        "REDACT": 1,
+        "TIMEOUT": 0,
+        "DEADLINE": -1,
+        "PERMISSION_CLASSES": ["nowhere.A", TOKEN],
+    }
+    assert sorted(ids(check(value))) == ["E002", "E003", "E004", "E004", "E007", "E008"]

@@ -1,0 +1,171 @@
+"""What leaves the endpoint when real workers hold secrets and values that are not JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.test import override_settings
+from rest_framework.test import APIClient
+
+from celery_stats.broker import broker_for
+from tests.celery_app import Unprintable
+from tests.support import Broker, RedisServer, wait_until
+from tests.test_schema import load, problems
+from tests.test_snapshot import without_what_changes
+
+URL = "/api/celery-stats/"
+SECRETS = (
+    "url-passw0rd",
+    "alternate-passw0rd",
+    "sentinel-passw0rd",
+    "nested-passw0rd",
+    "task-passw0rd",
+    "deep-passw0rd",
+    "argument-passw0rd",
+)
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def strictly(content: bytes) -> Any:
+    return json.loads(content.decode(), parse_constant=refuse)
+
+
+@pytest.fixture
+def secretive() -> Iterator[Broker]:
+    """A broker whose configuration holds a secret wherever one can be."""
+    server = RedisServer("--requirepass", "url-passw0rd")
+    broker = Broker(
+        "redis",
+        f"redis://:url-passw0rd@127.0.0.1:{server.port}/0;"
+        f"redis://:alternate-passw0rd@127.0.0.1:{server.port}/0",
+        broker_transport_options={
+            "sentinel_kwargs": {"password": "sentinel-passw0rd"},
+            "client_name": "tests",
+            "custom": [{"deeper": {"api_key": "nested-passw0rd"}}],
+        },
+    )
+    yield broker
+    broker_for(broker.app).close()
+    broker.close()
+    server.stop()
+
+
+def test_secrets__nowhere(
+    secretive: Broker, use: Any, api: APIClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    use(secretive).fleet("one@t")
+    task_id = secretive.send(
+        "amqp://user:argument-passw0rd@host//",
+        seconds=600,
+        password="task-passw0rd",
+        options=[{"headers": {"Api-Token": "deep-passw0rd"}}],
+        city="Tallinn",
+    )
+
+    def working() -> Any:
+        response = api.get(URL, {"task_id": task_id})
+        return response if any(response.json()["active"].values()) else None
+
+    response = wait_until(working, what="the task at work")
+    answer = response.json()
+    told = response.content.decode() + str(response.headers) + caplog.text
+    assert [secret for secret in SECRETS if secret in told] == []
+    task = answer["active"]["one@t"][0]
+    assert task["kwargs"]["city"] == "Tallinn"
+    assert task["kwargs"]["password"] == "********************"
+    assert answer["stats"]["one@t"]["broker"]["transport_options"]["client_name"] == "tests"
+    assert problems(answer, load()) == []
+
+    with override_settings(
+        DRF_CELERY_STATS={"CELERY_APP": "tests.celery_app:app", "HIDE_ARGUMENTS": True}
+    ):
+        hidden = api.get(URL).json()
+        assert "Tallinn" not in json.dumps(hidden)
+        assert problems(hidden, load()) == []
+
+    with override_settings(
+        DRF_CELERY_STATS={"CELERY_APP": "tests.celery_app:app", "REDACT": False}
+    ):
+        plain = api.get(URL).json()
+        # The URLs are masked by workers of Celery 5.7 themselves.
+        assert {s for s in SECRETS if s in json.dumps(plain)} >= set(SECRETS[2:])
+        inspect = secretive.client().control.inspect()
+        reference = {name: getattr(inspect, name)() for name in plain}
+        assert without_what_changes(plain) == without_what_changes(reference)
+
+
+#: What only a pickled reply can carry, and what comes of it.
+ODD: dict[str, tuple[Any, Any]] = {
+    "nan": (float("nan"), "NaN"),
+    "infinite": ([float("inf"), -float("inf")], ["Infinity", "-Infinity"]),
+    "bytes": (b"caf\xe9", "caf\\xe9"),
+    "surrogate": ("\ud800", "\\ud800"),
+    "set": ({3, 1, 2}, [1, 2, 3]),
+    "indices": ({1: "a", None: "b", (2, 3): "c"}, {"1": "a", "null": "b", "(2, 3)": "c"}),
+    "moment": (datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), "2026-01-02T03:04:05Z"),
+    "uuid": (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    "decimal": (Decimal("1.5"), 1.5),
+    "object": (Unprintable(), "<unprintable Unprintable>"),
+}
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_odd_values__strict_json_and_nobody_else_touched(
+    make_broker: Callable[..., Broker], use: Any, api: APIClient
+) -> None:
+    broker = use(make_broker(task_serializer="pickle"))
+    broker.fleet("one@t", "two@t")
+    cyclic: list[Any] = [1]
+    cyclic.append(cyclic)
+    odd = {name: value for name, (value, _) in ODD.items()}
+    broker.send(seconds=600, **odd, cyclic=cyclic, deep=nested(200))
+
+    def working() -> Any:
+        response = api.get(URL)
+        return response if any(strictly(response.content)["active"].values()) else None
+
+    response = wait_until(working, what="the odd task at work")
+    assert response.status_code == 200
+    assert "Celery-Stats-Missing" not in response
+    answer = strictly(response.content)
+    [task] = [task for tasks in answer["active"].values() for task in tasks]
+    assert {name: task["kwargs"][name] for name in ODD} == {n: v for n, (_, v) in ODD.items()}
+    assert task["kwargs"]["cyclic"] == [1, "<cut: cyclic>"]
+    assert "<cut: deeper than 100 levels>" in json.dumps(task["kwargs"]["deep"])
+    assert all(list(answer[name]) == ["one@t", "two@t"] for name in answer)
+    assert problems(answer, load()) == []
+
+
+def test_content_type_not_accepted__no_answer_from_that_worker_alone(
+    make_broker: Callable[..., Broker], use: Any, api: APIClient
+) -> None:
+    broker = make_broker(accept_content=["json"])
+    use(broker)
+    broker.fleet("json@t")
+    broker.fleet("pickle@t", task_serializer="pickle", accept_content=["json", "pickle"])
+    with override_settings(
+        DRF_CELERY_STATS={"CELERY_APP": "tests.celery_app:app", "TIMEOUT": 0.5}
+    ):
+        response = api.get(URL)
+    assert response.status_code == 200
+    assert {name: list(v) for name, v in response.json().items()} == {
+        name: ["json@t"] for name in response.json()
+    }
+    assert response["Celery-Stats-Missing"] == "pickle@t"
