@@ -367,7 +367,7 @@ def worker_row(name: str, answer: Answer, owed: Sequence[str]) -> Worker:
     uptime = number(stats.get("uptime"))
     counts = {
         key: count(len(reply) if isinstance(reply, list | tuple) else None)
-        for key in ("active", "reserved", "scheduled")
+        for key in ("active", "reserved", "scheduled", "revoked")
         for reply in [replies.get(key)]
     }
     busy, slots = counts["active"], count(pool_info.get("max-concurrency"))

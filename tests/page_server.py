@@ -1,0 +1,69 @@
+"""The page on loopback, over an answer from a file: for what no real worker does on demand.
+
+    python -m tests.page_server PORT FILE [SETTINGS [PREFIX]]
+
+FILE holds ``{"answer": ..., "missing": ..., "status": 503}`` and is read at every request;
+SETTINGS is JSON with what differs from the tests' own; the project is mounted under PREFIX.
+Everything but the asking of workers is the real thing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import django
+from django.conf import settings
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.core.wsgi import get_wsgi_application
+
+
+class QuietHandler(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """Keep the log for errors."""
+
+
+def mounted(application: Callable[..., Any], prefix: str) -> Callable[..., Any]:
+    """Do what a web server does that serves a project under a path of its own."""
+
+    def inner(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"].startswith(prefix):
+            environ["SCRIPT_NAME"] = prefix
+            environ["PATH_INFO"] = environ["PATH_INFO"].removeprefix(prefix)
+        return application(environ, start_response)
+
+    return inner
+
+
+def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+    for name, value in json.loads(overrides).items():
+        setattr(settings, name, value)
+    django.setup()
+
+    from celery_stats import views
+    from celery_stats.exceptions import BrokerUnavailable
+    from celery_stats.report import Report
+    from celery_stats.snapshot import FIELDS
+
+    def recorded(*args: Any, **kwargs: Any) -> Report:
+        state = json.loads(Path(file).read_text())
+        if state.get("status") == 503:
+            raise BrokerUnavailable
+        answer = {name: state["answer"].get(name) for name in FIELDS}
+        return Report(answer, state.get("missing", {}), datetime.now(timezone.utc), 0.0123)
+
+    views.get_report = recorded
+    application = StaticFilesHandler(mounted(get_wsgi_application(), prefix))
+    with make_server("127.0.0.1", int(port), application, handler_class=QuietHandler) as server:
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

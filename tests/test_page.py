@@ -1,0 +1,596 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import translation
+
+from celery_stats import page, serializers, views
+from celery_stats.exceptions import BrokerUnavailable
+from celery_stats.report import Report
+from celery_stats.snapshot import FIELDS
+from tests.accounts.models import User
+from tests.support import Broker, wait_until
+
+URL = "/api/celery-stats/"
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
+
+TASK: dict[str, Any] = {
+    "id": "82639d59-6704-4719-940c-b5595a8570f7",
+    "name": "reports.build",
+    "args": [2026, "March"],
+    "kwargs": {"draft": True},
+    "type": "reports.build",
+    "hostname": "a@h",
+    "time_start": NOW.timestamp() - 65,
+    "acknowledged": True,
+    "delivery_info": {"exchange": "", "routing_key": "reports", "priority": 0},
+    "worker_pid": 7,
+}
+STATS: dict[str, Any] = {
+    "total": {"reports.build": 1200, "mail.send": 300},
+    "pid": 5,
+    "clock": "27",
+    "uptime": 93784,
+    "pool": {
+        "implementation": "celery.concurrency.prefork:TaskPool",
+        "max-concurrency": 4,
+        "processes": [7, 8],
+        "writes": {"inqueues": {"total": 4}},
+    },
+    "broker": {"hostname": "broker.internal", "transport_options": {"sentinel_kwargs": {}}},
+    "prefetch_count": 16,
+    "rusage": {"utime": 0.1 + 0.2, "maxrss": 56452},
+    "gossip": {"peers": 3},
+}
+ANSWER: dict[str, Any] = {
+    "active": {"a@h": [TASK]},
+    "scheduled": {"a@h": []},
+    "reserved": {"a@h": []},
+    "revoked": {"a@h": []},
+    "query_task": {"a@h": {}},
+    "stats": {"a@h": STATS},
+}
+EMPTY: dict[str, Any] = dict.fromkeys(FIELDS)
+
+
+class Elements(HTMLParser):
+    """Every element's name and attributes, and the text that a person sees."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(" ".join(data.split()))
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def context(answer: dict[str, Any], **options: Any) -> dict[str, Any]:
+    given = {"missing": {}, "taken_at": NOW, "elapsed": 0.0123, "task_ids": [], **options}
+    return page.page(answer={**EMPTY, **answer}, **given)
+
+
+@pytest.fixture
+def browser_client(support_user: User) -> Client:
+    """A support user's browser, as far as headers go."""
+    client = Client(headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    client.force_login(support_user)
+    return client
+
+
+@pytest.fixture
+def show(browser_client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Elements]:
+    """Put a recorded answer through the view, the renderer and the templates."""
+
+    def render(answer: dict[str, Any], query: str = "", **options: Any) -> Elements:
+        given = {"missing": {}, "taken_at": NOW, "elapsed": 0.0123, **options}
+        report = Report({**EMPTY, **answer}, **given)
+        monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+        response = browser_client.get(f"{URL}{query}")
+        assert response.status_code == 200
+        return Elements(response.content.decode())
+
+    return render
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3, "0 s"),
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3725, "1 h 2 min"),
+        (86400, "1 day"),
+        (86460, "1 day"),
+        (93784, "1 day 2 h"),
+        (3 * 86400 * 1000, "3,000 days"),
+    ],
+)
+def test_in_words(seconds: float, words: str) -> None:
+    assert page.in_words(seconds) == words
+
+
+def test_shorten() -> None:
+    assert page.shorten("short") == ("short", "")
+    assert page.shorten("x" * 201) == ("x" * 199 + "…", "x" * 201)
+    assert page.shorten("x" * 10_000).title == "x" * 500 + "…"
+    assert page.shorten({"a": 1}).shown == "{'a': 1}"
+    # A cell may be narrower than its text is long.
+    assert page.shorten("x" * 30, fits=20) == ("x" * 30, "x" * 30)
+
+
+def test_count() -> None:
+    assert page.count(1234567) == (1234567, "1,234,567")
+    for value in ("N/A", None, True, [1], {}):
+        assert page.count(value).value is None
+
+
+def test_ids_are_as_long_as_the_api_accepts() -> None:
+    assert page.ID_LENGTH == serializers.MAX_LENGTH
+
+
+# An answer
+
+
+def test_worker_row() -> None:
+    (row,) = context(ANSWER)["workers"].items
+    assert row.name.shown == "a@h"
+    assert row.pool.shown == "prefork"
+    assert (row.busy.value, row.slots.value, row.percent) == (1, 4, 25)
+    assert row.prefetch.value == 16
+    assert row.processed.shown == "1,500"
+    assert row.uptime == "1 day 2 h"
+    assert row.memory == "55 MB"
+    assert [(n.shown, c.value, bar) for n, c, bar in row.totals.items] == [
+        ("reports.build", 1200, 100),
+        ("mail.send", 300, 25),
+    ]
+    details = {
+        title: {name: shown for name, shown, _ in found.items} for title, found in row.details
+    }
+    assert details["Processes"] == {"main": "5", "pool": "7, 8"}
+    assert details["Pool"]["writes.inqueues.total"] == "4"
+    assert details["Broker"] == {
+        "hostname": "broker.internal",
+        "transport_options.sentinel_kwargs": "{}",
+    }
+    assert details["Resource usage"]["utime"] == "0.3"
+    assert details["Other"] == {"clock": "27", "gossip.peers": "3"}
+
+
+def test_totals() -> None:
+    answer = {
+        **ANSWER,
+        "active": {"a@h": [TASK], "b@h": [TASK, TASK], "c@h": {"error": "no"}},
+        # A revocation is known to every worker, and is one all the same.
+        "revoked": {"a@h": ["x", "y"], "b@h": ["y"]},
+        "stats": {"a@h": STATS, "b@h": STATS, "c@h": "odd"},
+        "reserved": None,
+    }
+    totals = {key: total.value for key, _, total in context(answer)["totals"]}
+    assert totals == {
+        "active": 3,
+        "reserved": None,
+        "scheduled": 0,
+        "revoked": 2,
+        "processed": 3000,
+    }
+    (x, y) = context(answer)["tasks"]["revoked"].items
+    assert (x.workers.shown, y.workers.shown) == ("a@h", "a@h, b@h")
+
+
+def test_active__age_and_arguments() -> None:
+    older = {**TASK, "id": "old", "time_start": NOW.timestamp() - 7200}
+    unknown = {**TASK, "id": "unknown", "time_start": None}
+    ahead = {**TASK, "id": "ahead", "time_start": NOW.timestamp() + 2}
+    answer = {**ANSWER, "active": {"a@h": [unknown, TASK], "b@h": [ahead, older]}}
+    rows = context(answer)["tasks"]["active"].items
+    assert [(row.whole_id[:8], row.when) for row in rows] == [
+        ("old", "2 h"),
+        ("82639d59", "1 min 5 s"),
+        ("ahead", "0 s"),
+        ("unknown", ""),
+    ]
+    assert rows[1].arguments.shown == "2026, 'March', draft=True"
+    assert rows[1].queue.shown == "reports"
+    assert rows[1].id.shown == "82639d59…"
+
+
+def test_arguments__reprs_after_a_retry() -> None:
+    shown = page.arguments({"args": "(2026, 'x')", "kwargs": "{'a': 1}"}).shown
+    assert shown == "(2026, 'x'), {'a': 1}"
+    assert page.arguments({}).shown == ""
+
+
+def test_scheduled__time_to_go() -> None:
+    def entry(task_id: str, eta: Any) -> dict[str, Any]:
+        return {"eta": eta, "priority": 6, "request": {**TASK, "id": task_id, "time_start": None}}
+
+    later = (NOW + timedelta(hours=3)).astimezone(timezone(timedelta(hours=-5)))
+    answer = {
+        **ANSWER,
+        "scheduled": {
+            "a@h": [
+                entry("later", later.isoformat()),
+                entry("naive", "2026-03-01T12:00:00"),
+                entry("odd", 17),
+                entry("soon", "2026-03-01T12:03:00Z"),
+                entry("none", None),
+            ],
+            "b@h": [entry("past", "2026-03-01T11:59:00+00:00"), "odd entry"],
+        },
+    }
+    rows = context(answer)["tasks"]["scheduled"].items
+    assert {row.id.shown: row.when for row in rows} == {
+        "past": "due now",
+        "soon": "in 3 min",
+        "later": "in 3 h",
+        "naive": "2026-03-01T12:00:00",
+        "odd": "17",
+        "none": "",
+        "odd entry": "",
+    }
+    assert [row.id.shown for row in rows[:3]] == ["past", "soon", "later"]
+
+
+def test_state() -> None:
+    some = {**ANSWER, "active": {"a@h": [], "b@h": []}}
+    assert context(ANSWER)["state"] == "complete"
+    assert context(EMPTY)["state"] == "none"
+    assert context(EMPTY, missing={"c@h": FIELDS})["state"] == "none"
+    assert context(some, missing={"b@h": ("stats",)})["state"] == "partial"
+    found = context(some, missing={"b@h": ("stats",), "c@h": ("active", "stats")})
+    assert found["state"] == "missing"
+    assert [(name.shown, owed, part) for name, _, owed, part in found["missing"]] == [
+        ("b@h", "stats", True),
+        ("c@h", "active, stats", False),
+    ]
+    assert [row.owed for row in found["workers"].items] == ["", "stats"]
+
+
+def test_look_up() -> None:
+    answer = {**ANSWER, "query_task": {"a@h": {TASK["id"]: ["active", TASK]}, "b@h": {}}}
+    known, unknown = context(answer, task_ids=[TASK["id"], "nope", "nope"])["look_ups"]
+    (found,) = known.found
+    assert (found.worker.shown, found.state.shown) == ("a@h", "active")
+    assert found.meaning == "being executed"
+    assert ("delivery_info.routing_key", "reports", "") in found.pairs.items
+    assert unknown.found == []
+
+
+def test_long_lists_are_cut() -> None:
+    tasks = [{**TASK, "id": f"t{n}"} for n in range(2500)]
+    many = {f"w{n:03}@h": tasks if n == 0 else [] for n in range(400)}
+    found = context({**ANSWER, "active": many, "revoked": {"a@h": [f"r{n}" for n in range(101)]}})
+    assert len(found["tasks"]["active"].items) == 100
+    assert found["tasks"]["active"].note == "Showing 100 of 2,500."
+    assert found["tasks"]["revoked"].note == "Showing 100 of 101."
+    assert len(found["workers"].items) == 300
+    assert found["workers"].note == "Showing 300 of 401."
+    stats = {
+        "a@h": {
+            **STATS,
+            "total": {f"t{n}": n for n in range(70)},
+            "x": {str(n): n for n in range(70)},
+        }
+    }
+    (row,) = context({**ANSWER, "stats": stats})["workers"].items
+    assert row.totals.note == "Showing 60 of 70."
+    assert dict(row.details)["Other"].note == "Showing 60 of 72."
+
+
+ODD: list[Any] = [
+    None, True, 0, -1, 1e308, 10**30, "", "N/A", [], {}, [[]], [None, 1, "x", {}],
+    {"error": "broke"}, {"error": ["broke"]}, {"error": None}, {"": {}},
+    {"a": {"b": {"c": []}}}, "<b>", "x" * 10_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda value: repr(value)[:20])
+def test_odd_shapes__are_shown(odd: Any, show: Callable[..., Elements]) -> None:
+    """Whatever a worker sends, wherever it stands, the page is a page."""
+    answers = [{**ANSWER, name: {"a@h": odd}} for name in FIELDS]
+    answers += [{**ANSWER, "active": {"a@h": [odd, {**TASK, key: odd}]}} for key in TASK]
+    answers += [{**ANSWER, "stats": {"a@h": {**STATS, key: odd}}} for key in STATS]
+    answers += [
+        {
+            **ANSWER,
+            "stats": {"a@h": {**STATS, "pool": {"max-concurrency": odd, "processes": odd}}},
+        },
+        {**ANSWER, "stats": {"a@h": {**STATS, "total": {"t": odd}, "rusage": {"maxrss": odd}}}},
+        {**ANSWER, "scheduled": {"a@h": [odd, {"eta": odd, "request": odd}, {"request": TASK}]}},
+        {**ANSWER, "revoked": {"a@h": [odd, odd]}},
+        {**ANSWER, "query_task": {"a@h": {"x": odd}}},
+        {**ANSWER, "query_task": {"a@h": {"x": [odd, odd]}}},
+    ]
+    for answer in answers:
+        shown = show(answer, "?task_id=x")
+        assert "a@h" in shown.text
+
+
+def test_error_reply__is_shown_at_its_worker(show: Callable[..., Elements]) -> None:
+    answer = {**ANSWER, "scheduled": {"a@h": {"error": "KeyError('eta')"}}}
+    assert "Its answer for scheduled : KeyError('eta')" in show(answer).text
+
+
+# The document
+
+
+def test_document(show: Callable[..., Elements]) -> None:
+    shown = show(
+        {**ANSWER, "scheduled": {"a@h": [{"eta": "2026-03-01T12:03:00Z", "request": TASK}]}}
+    )
+    for text in (
+        "Every worker answered", "Answering 1", "Missing 0", "2026-03-01",
+        "12 ms", "Processed 1,500", "prefork", "1 of 4", "1 day 2 h", "55 MB", "in 3 min",
+        "1 min 5 s", "2026, 'March', draft=True", "broker.internal", "No task is revoked.",
+    ):  # fmt: skip
+        assert text in shown.text
+    copies = [attrs for _, attrs in shown.elements if "data-copy" in attrs]
+    assert {attrs["data-copy"] for attrs in copies} == {TASK["id"]}
+    assert ("a", {"id": "refresh", "class": "button", "href": ""}) in shown.elements
+
+
+def test_document__keeps_to_the_policy(show: Callable[..., Elements]) -> None:
+    """Nothing inline, nothing from another host; ids are unique and no reference dangles."""
+    shown = show(ANSWER, "?task_id=x")
+    ids = [attrs["id"] for _, attrs in shown.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for tag, attrs in shown.elements:
+        assert tag != "style"
+        assert tag != "script" or attrs["src"]
+        assert not [name for name in attrs if name == "style" or name.startswith("on")]
+        for name in ("src", "href", "action"):
+            assert not re.match(r"\w+:|//", attrs.get(name) or "")
+        for name in ("aria-labelledby", "for"):
+            assert attrs.get(name) is None or attrs[name] in ids
+
+
+def test_empty__says_how_to_start_a_worker(show: Callable[..., Elements]) -> None:
+    shown = show(EMPTY)
+    assert "No worker answered" in shown.text
+    assert "celery -A project worker" in shown.text
+    narrowed = show(EMPTY, "?worker=a@h")
+    assert "celery -A" not in narrowed.text
+    assert "Only some workers or fields were asked for" in narrowed.text
+
+
+def test_missing__by_name_and_what_they_owe(show: Callable[..., Elements]) -> None:
+    shown = show(ANSWER, missing={"a@h": ("revoked",), "<i>@h": FIELDS})
+    assert "Workers are missing" in shown.text
+    assert "a@h answered in part; it owes: revoked" in shown.text
+    assert f"<i>@h did not answer: {', '.join(FIELDS)}" in shown.text
+
+
+def test_field__not_asked_for(show: Callable[..., Elements]) -> None:
+    shown = show({"stats": {"a@h": STATS}}, "?field=stats")
+    assert "No worker answered this, or it was not asked for." in shown.text
+    assert "No task is revoked." not in shown.text
+
+
+def test_json_link__keeps_the_query(show: Callable[..., Elements], settings: Any) -> None:
+    def links(shown: Elements) -> list[str | None]:
+        return [attrs["href"] for tag, attrs in shown.elements if tag == "a" and "href" in attrs]
+
+    assert "?task_id=a%26b&format=json" in links(show(ANSWER, "?task_id=a%26b"))
+    assert "?format=json" in links(show(ANSWER, "?format=html"))
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
+    assert not [link for link in links(show(ANSWER)) if link and "json" in link]
+
+
+HOSTILE = "\"'><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7|add:7 }}{% now %}&amp;"
+
+
+def test_hostile_names__stay_text(show: Callable[..., Elements]) -> None:
+    task = {**TASK, **dict.fromkeys(("id", "name", "hostname"), HOSTILE), "args": [HOSTILE]}
+    task |= {"kwargs": {HOSTILE: HOSTILE}, "delivery_info": {"routing_key": HOSTILE}}
+    stats = {**STATS, "total": {HOSTILE: 1}, "broker": {HOSTILE: HOSTILE}, HOSTILE: [HOSTILE]}
+    stats["pool"] = {"implementation": HOSTILE, "processes": [HOSTILE]}
+    answer = {
+        "active": {HOSTILE: [task]},
+        "scheduled": {HOSTILE: [{"eta": HOSTILE, "request": task}]},
+        "reserved": {HOSTILE: {"error": HOSTILE}},
+        "revoked": {HOSTILE: [HOSTILE]},
+        "query_task": {HOSTILE: {"x": [HOSTILE, task]}},
+        "stats": {HOSTILE: stats},
+    }
+    shown = show(answer, "?task_id=x", missing={HOSTILE: (HOSTILE,), f"b{HOSTILE}": (HOSTILE,)})
+    assert not {"img"} & {tag for tag, _ in shown.elements}
+    assert [tag for tag, _ in shown.elements].count("script") == 1
+    assert not [attrs for _, attrs in shown.elements for name in attrs if name.startswith("on")]
+    assert HOSTILE in shown.texts
+
+
+def test_long_strings__are_cut_on_the_server(show: Callable[..., Elements]) -> None:
+    long = "x" * 10_000
+    task = {**TASK, "id": long, "name": long, "args": [long], "kwargs": {long: long}}
+    answer = {
+        **ANSWER,
+        "active": {long: [task]},
+        "revoked": {long: [long]},
+        "stats": {long: {**STATS, "broker": {long: long}, "total": {long: 1}, long: long}},
+    }
+    shown = show(answer, missing={long: ("stats",)})
+    longest = max(
+        len(text)
+        for text in [
+            *shown.texts,
+            *(v or "" for _, attrs in shown.elements for v in attrs.values()),
+        ]
+    )
+    assert longest <= page.TITLE_LENGTH + 1
+    assert not [attrs for _, attrs in shown.elements if attrs.get("data-copy")]
+
+
+def test_every_text_is_translatable(
+    show: Callable[..., Elements], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a language that puts everything into brackets, nothing is left outside of them."""
+    catalog = translation._trans
+
+    def bracketed(message: str) -> str:
+        return f"⟦{message}⟧"
+
+    def plural(one: str, more: str, number: int) -> str:
+        return f"⟦{one if number == 1 else more}⟧"
+
+    monkeypatch.setattr(catalog, "gettext", bracketed)
+    monkeypatch.setattr(catalog, "ngettext", plural)
+    # What workers send is in capitals here, but for the keys.
+    task = {"id": "X", "name": "T", "args": [], "time_start": NOW.timestamp() - 60}
+    held = {"eta": "2026-03-01T12:03:00Z", "request": task}
+    stats = {"pool": {"processes": [1]}, "pid": 1, "broker": {}, "rusage": {"maxrss": 9}, "Z": 1}
+    answer = {
+        "active": {"W": [task]},
+        "scheduled": {"W": [held] * 101, "V": {"error": "E"}},
+        "query_task": {"W": {"X": ["active", {}]}},
+        "revoked": {f"{n}": [f"{n}", "0"] for n in range(101)},
+        "stats": {"W": {**stats, "uptime": 90000, "total": {"T": 1}}},
+    }
+    keys = {"scheduled", "active", "maxrss", "celery -A project worker --loglevel INFO"}
+    for shown in (
+        show(answer, "?task_id=X&task_id=Y", missing={"W": ("F",), "U": ("F",)}),
+        show({**answer, "stats": None}),
+        show(EMPTY),
+        show(EMPTY, "?worker=W"),
+    ):
+        texts = "\n".join(text for text in shown.texts if text not in keys)
+        while "⟦" in texts:
+            texts = re.sub(r"⟦[^⟦⟧]*⟧", "", texts)
+        assert not re.findall(r"[a-z]{2,}", texts)
+        attributes = [
+            attrs.get(name)
+            for _, attrs in shown.elements
+            for name in ("aria-label", *(key for key in attrs if key.startswith("data-text-")))
+        ]
+        assert all(text.startswith("⟦") for text in attributes if text)
+
+
+# Who gets what
+
+
+def test_browsers_get_the_page_and_clients_json(
+    browser_client: Client, show: Callable[..., Elements]
+) -> None:
+    show(ANSWER)  # also puts the answer there
+
+    def kind(query: str = "", **headers: str) -> str:
+        response = browser_client.get(f"{URL}{query}", headers=headers)
+        assert response.status_code == 200
+        return str(response["Content-Type"])
+
+    assert kind() == "text/html; charset=utf-8"
+    assert kind(accept="*/*") == "application/json"
+    assert kind(accept="application/json") == "application/json"
+    assert kind("?format=json") == "application/json"
+    assert kind("?format=html", accept="*/*") == "text/html; charset=utf-8"
+
+
+def test_headers(browser_client: Client, show: Callable[..., Elements], settings: Any) -> None:
+    show(ANSWER, missing={"c@h": ("stats",)})
+    response = browser_client.get(URL)
+    assert response["Cache-Control"] == "no-store"
+    assert "default-src 'none'; script-src 'self'; " in response["Content-Security-Policy"]
+    assert "Accept" in response["Vary"]
+    settings.STATIC_URL = "https://cdn.example.org/files/"
+    policy = browser_client.get(URL)["Content-Security-Policy"]
+    assert "script-src 'self' https://cdn.example.org; " in policy
+    assert "Content-Security-Policy" not in browser_client.get(f"{URL}?format=json")
+
+
+def test_broker_unavailable__page_says_so(
+    browser_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*args: Any, **kwargs: Any) -> Report:
+        raise BrokerUnavailable("redis://:secret@broker")
+
+    monkeypatch.setattr(views, "get_report", down)
+    response = browser_client.get(URL)
+    assert response.status_code == 503
+    assert response["Retry-After"]
+    text = Elements(response.content.decode()).text
+    assert "The broker is unavailable" in text
+    assert "secret" not in text
+
+
+def test_wrong_query__page_names_the_parameter(browser_client: Client) -> None:
+    response = browser_client.get(f"{URL}?<b>=1&field=nope")
+    assert response.status_code == 400
+    shown = Elements(response.content.decode())
+    assert "<b>" in shown.texts
+    assert "field" in shown.texts
+
+
+def test_ordinary_user__plain_403(db: None) -> None:
+    client = Client(headers={"accept": "text/html"})
+    client.force_login(User.objects.create_user("ordinary"))
+    response = client.get(URL)
+    assert response.status_code == 403
+    assert "You may not see this page" in response.content.decode()
+
+
+def test_problem__any_shape() -> None:
+    for data in ({"detail": "no"}, {"field": ["a", "b"]}, ["a"], "a", None, {"x": {"y": 1}}):
+        assert page.problem(data, 418)["heading"] == "The page cannot be shown"
+
+
+# Real parts
+
+
+def test_page_of_real_workers(
+    use: Callable[[Broker], Broker],
+    make_broker: Callable[..., Broker],
+    browser_client: Client,
+) -> None:
+    broker = use(make_broker())
+    broker.fleet("one@page", "two@page")
+    running = broker.send("<b>", seconds=60)
+    held = broker.send(countdown=600)
+
+    def both() -> Any:
+        answer = browser_client.get(f"{URL}?format=json").json()
+        return any(answer["active"].values()) and any(answer["scheduled"].values())
+
+    wait_until(both, what="the tasks")
+    shown = Elements(browser_client.get(f"{URL}?task_id={running}").content.decode())
+    assert "Every worker answered" in shown.text
+    assert "Answering 2" in shown.text
+    ids = [attrs["data-copy"] for _, attrs in shown.elements if "data-copy" in attrs]
+    assert sorted(set(ids) & {running, held}) == sorted([running, held])
+    assert "active (being executed)" in shown.text
+    assert "'<b>', seconds=60" in shown.text
+    assert re.search(r"in (9 min|10 min)", shown.text)
+
+
+def test_two_hundred_workers_and_five_thousand_tasks(show: Callable[..., Elements]) -> None:
+    names = [f"worker-{n}@node" for n in range(200)]
+    tasks = {name: [{**TASK, "id": f"{name}-{n}"} for n in range(25)] for name in names}
+    answer = {"active": tasks, "stats": dict.fromkeys(names, STATS)}
+    began = time.perf_counter()
+    size = len(json.dumps(answer))
+    shown = show(answer)
+    assert time.perf_counter() - began < 5
+    assert len([tag for tag, attrs in shown.elements if attrs.get("class") == "worker"]) == 200
+    assert "Showing 100 of 5,000." in shown.text
+    assert size > 1_000_000
