@@ -44,9 +44,8 @@ FULL_WINDOW_EVERY = 9.0
 #: Seconds between two looks into a broker that cannot wake its readers (the file system).
 POLLING_INTERVAL = 0.005
 
-#: Payloads that are no messages at all are skipped, but a broker that delivers
-#: nothing else is given up.
-MAX_UNREADABLE = 1000
+#: Bytes that AMQP allows for the name of a queue.
+MAX_QUEUE_NAME = 255
 
 #: What kombu's virtual transports raise for a payload that is no message. AMQP frames
 #: have no such case: there, the same errors mean a broken connection.
@@ -109,13 +108,15 @@ class Link:
         self.deadline = deadline
         self.used_at = time.monotonic()
         self._read_pending = False
-        self._unreadable = 0
+        self._unreadable = False
         self._failed = False
         hosts = len(configured(app).alt) or 1
         self.patience = deadline / (hosts + 1)
         connection = configured(
             app,
-            connect_timeout=min(self.patience, app.conf.broker_connection_timeout or self.patience),
+            connect_timeout=min(
+                self.patience, app.conf.broker_connection_timeout or self.patience
+            ),
         )
         self.connection = connection
         self._errors = (
@@ -272,11 +273,12 @@ class Link:
                 self._read_pending = True
                 return False
             except _UNREADABLE as exc:
-                self._unreadable += 1
-                if not self.is_virtual or self._unreadable > MAX_UNREADABLE:
+                if not self.is_virtual:
+                    self._failed = True
                     raise BrokerUnavailable(f"{type(exc).__name__} while reading") from exc
-                if self._unreadable == 1:
+                if not self._unreadable:
                     log_unreadable(None, exc)
+                self._unreadable = True
             self._read_pending = False
             return True
 
@@ -304,7 +306,7 @@ class Link:
     def _census_from_memory(self, memory: Memory, workers: Collection[str]) -> Census:
         if workers:
             unknown = set(workers) - memory.seen
-            return Census(frozenset(set(workers) - self.gone(unknown)))
+            return Census(frozenset(workers) - self.gone(unknown, within=self.patience))
         fresh = time.monotonic() - memory.window_at < FULL_WINDOW_EVERY
         return Census(frozenset(memory.seen), exhaustive=fresh)
 
@@ -340,23 +342,35 @@ class Link:
         queue = self.mailbox.get_queue(worker)(self.channel)
         return int(queue.queue_declare(passive=True).message_count)
 
-    def gone(self, workers: Collection[str]) -> frozenset[str]:
+    def gone(self, workers: Collection[str], *, within: float) -> frozenset[str]:
         """Return those of ``workers`` whose mailbox is no longer there; AMQP can tell.
 
         A mailbox is exclusive to its worker: asking for it is answered with 405 while the
         worker is connected, and with 404 afterwards.
+
+        Args:
+            workers: full names.
+            within: seconds after which those not asked about yet count as there. Each
+                costs a round trip, and a worker can make up any number of names.
         """
         if self.is_virtual or not workers:
             return frozenset()
+        ends = time.monotonic() + within
         with self._guarded():
             channel = self.connection.channel()
             try:
-                return frozenset(w for w in workers if not self._mailbox_exists(channel, w))
+                return frozenset(
+                    worker
+                    for worker in workers
+                    if time.monotonic() < ends and not self._mailbox_exists(channel, worker)
+                )
             finally:
                 self.connection.maybe_close_channel(channel)
 
     def _mailbox_exists(self, channel: Any, worker: str) -> bool:
         queue = self.mailbox.get_queue(worker)(channel)
+        if len(queue.name.encode(errors="replace")) > MAX_QUEUE_NAME:
+            return False
         try:
             return bool(queue.queue_declare(passive=True).consumer_count)
         except self.connection.channel_errors as exc:
@@ -388,9 +402,10 @@ class Link:
     def reusable(self) -> bool:
         """Whether the next snapshot may use the link.
 
-        A BRPOP that is still waiting would hold the next one up.
+        A BRPOP that is still waiting would hold the next one up, and what could not be
+        read may be the connection's fault.
         """
-        return not (self._read_pending and self.driver == "redis")
+        return not (self._unreadable or (self._read_pending and self.driver == "redis"))
 
 
 class Broker:

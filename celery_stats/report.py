@@ -12,6 +12,7 @@ from typing import Any
 from .broker import broker_urls, find_app
 from .conf import Conf
 from .exceptions import CeleryStatsError, SnapshotFailed
+from .jsonsafe import jsonsafe
 from .redaction import mask, safe_error
 from .sharing import Sharing
 from .snapshot import Question, take_snapshot
@@ -71,13 +72,15 @@ def get_report(question: Question, conf: Conf, *, timeout: float | None = None) 
             raise
         # The boundary: whatever it is, callers get a 503. SystemExit is what a module may
         # raise when it is imported; it would end this thread alone, without a word.
-        except (Exception, SystemExit) as exc:
+        except (Exception, SystemExit) as exc:  # noqa: BLE001
             # Neither exc_info nor source lines: both may hold a broker's URL.
             stack = traceback.extract_tb(exc.__traceback__)
             frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
             logger.error("No snapshot, unexpectedly: %s%s", safe_error(exc, urls), frames)
             raise SnapshotFailed(type(exc).__name__) from None
-        return Report(data, snapshot.missing, snapshot.taken_at, snapshot.elapsed)
+        # By the names that stand in the data: a worker's may hold what UTF-8 cannot carry.
+        missing = {jsonsafe(worker): fields for worker, fields in snapshot.missing.items()}
+        return Report(data, missing, snapshot.taken_at, snapshot.elapsed)
 
     key = (app, question, timeout, deadline, redact, hide_arguments)
     return _sharing.get(key, work, deadline=deadline)

@@ -80,7 +80,7 @@ class Sharing(Generic[T]):
         with self._lock:
             flying = self._flying.get(key)
             if flying is None or flying.overdue:
-                flight = _Flight(deadline)
+                flight: _Flight[T] = _Flight(deadline)
                 self._take_off(key, flight, work)
             else:
                 flight = self._waiting.setdefault(key, _Flight(deadline))

@@ -35,7 +35,8 @@ _PUBLISH_ORDER = ("stats", "revoked", "query_task", "scheduled", "reserved", "ac
 #: share of ``timeout``. Workers answer in order, so a gap this long is rarely slowness.
 _ASK_AGAIN_AFTER = 0.25
 
-#: Seconds of silence after which the broker is asked whether those still awaited exist.
+#: Seconds of silence after which the broker is asked whether those still awaited exist;
+#: long enough for it to hand over what it has.
 _LOOK_AFTER = 0.05
 
 #: The order in which they are asked again: what a worker can always encode comes first.
@@ -211,7 +212,7 @@ class _Collection:
         """Collect replies; return whether a whole window of silence went by."""
         ask_again_after = timeout * _ASK_AGAIN_AFTER
         heard_at = time.monotonic()
-        looked = False
+        came = looked = False
         rounds = self._ask_again(timeout)
         may_ask = True
         while not self._is_settled():
@@ -219,13 +220,14 @@ class _Collection:
             silence = now - heard_at
             if now >= ends:
                 return False
-            if silence >= timeout:
+            # What has come and was not read yet, behind a flood of duplicates, is no silence.
+            if silence >= timeout and not came:
                 return True
-            limits = [timeout - silence, ends - now]
+            limits = [max(timeout - silence, _LOOK_AFTER), ends - now]
             if not looked and self._awaited:
                 if silence >= _LOOK_AFTER:
                     looked = True
-                    self._look_for_the_gone()
+                    self._look_for_the_gone(min(timeout, ends - now))
                     continue
                 limits.append(_LOOK_AFTER - silence)
             if may_ask and self._partial:
@@ -235,7 +237,7 @@ class _Collection:
                     continue
                 limits.append(ask_again_after - silence)
             self._progress = False
-            self.link.drain(min(limits))
+            came = self.link.drain(min(limits))
             if self._progress:
                 heard_at = time.monotonic()
         self.settled = True
@@ -250,13 +252,13 @@ class _Collection:
             return not self._awaited
         if census.live is None:
             return census.exhaustive and not self._awaited
-        # Where as many are listed as are live, the names decide: a worker that left in
-        # this very moment must not stand in for one that is still to answer.
-        named = census.live == len(census.names)
-        return len(self._complete) >= census.live and not (named and self._awaited)
+        # Where all who are live are listed, only the listed count: neither a worker that
+        # left in this very moment nor a name made up may stand in for one still to answer.
+        counted = self._complete & census.names if census.exhaustive else self._complete
+        return len(counted) >= census.live
 
-    def _look_for_the_gone(self) -> None:
-        self._gone = self.link.gone(self._awaited)
+    def _look_for_the_gone(self, within: float) -> None:
+        self._gone = self.link.gone(self._awaited, within=within)
         self._awaited -= self._gone
 
     def _ask_again(self, timeout: float) -> Iterator[bool]:
@@ -327,12 +329,17 @@ class _Collection:
 
     def _remember(self, asked_at: float, whole_window: bool) -> None:
         memory, heard = self.memory, self._complete | set(self._partial)
-        memory.seen |= heard
-        memory.seen -= self._gone
-        memory.silent -= heard
-        if whole_window and not self.requested:
-            memory.window_at = max(memory.window_at, asked_at)
-            memory.silent |= self._census.names - heard
+        silent = self._census.names - heard
+        whole_window = whole_window and not self.requested
+        if self.link.is_virtual:
+            memory.silent &= silent
+            if whole_window:
+                memory.silent |= silent
+        else:
+            memory.seen -= self._gone
+            memory.seen |= heard
+            if whole_window:
+                memory.window_at = max(memory.window_at, asked_at)
 
 
 def _log_duplicate(worker: str) -> None:

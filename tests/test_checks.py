@@ -44,7 +44,7 @@ class Mute(BaseAuthentication):
 
 
 an_instance = ButMe()
-not_an_app = object()
+not_an_app = ("neither", "an", "app")
 
 
 def here(name: str) -> str:

