@@ -75,7 +75,7 @@ def table(session: nox.Session) -> None:
 
 def install(session: nox.Session, client: str) -> dict[str, str]:
     """Install the package and its tests; return the environment that keeps to the versions."""
-    constraints = Path(session.create_tmp(), "constraints.txt")
+    constraints = Path(session.create_tmp(), "constraints.txt").resolve()
     constraints.write_text("\n".join(CLIENTS[client]))
     env = {"PIP_CONSTRAINT": str(constraints)}
     # hatchling builds what is installed into the projects.

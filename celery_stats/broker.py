@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -47,9 +48,9 @@ POLLING_INTERVAL = 0.005
 #: Bytes that AMQP allows for the name of a queue.
 MAX_QUEUE_NAME = 255
 
-#: What kombu's virtual transports raise for a payload that is no message. AMQP frames
-#: have no such case: there, the same errors mean a broken connection.
-_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
+#: What kombu's virtual transports raise for a payload that is no message. From AMQP, whose
+#: frames are no payloads, the same errors mean a broken connection.
+_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
 
 OnMessage = Callable[[Any], None]
 T = TypeVar("T")
@@ -119,15 +120,16 @@ class Link:
             ),
         )
         self.connection = connection
+        transport = connection.get_transport_cls()
+        self.driver: str = transport.driver_type
+        self.is_virtual = issubclass(transport, virtual.Transport)
         self._errors = (
             KombuError,
             OSError,
             *connection.connection_errors,
             *connection.channel_errors,
+            *(() if self.is_virtual else _UNREADABLE),
         )
-        transport = connection.get_transport_cls()
-        self.driver: str = transport.driver_type
-        self.is_virtual = issubclass(transport, virtual.Transport)
         if "fanout" not in transport.implements.exchange_type:
             raise RemoteControlUnsupported(f"{self.driver} cannot broadcast to workers")
         self._bound()
@@ -274,8 +276,7 @@ class Link:
                 return False
             except _UNREADABLE as exc:
                 if not self.is_virtual:
-                    self._failed = True
-                    raise BrokerUnavailable(f"{type(exc).__name__} while reading") from exc
+                    raise
                 if not self._unreadable:
                     log_unreadable(None, exc)
                 self._unreadable = True
@@ -301,7 +302,8 @@ class Link:
             if live is not None:
                 return Census(names, live=live, exhaustive=live <= len(names))
             asleep = {name for name in names & memory.silent if self._unread(name) > published}
-            return Census(names, asleep=frozenset(asleep))
+            # Redis alone can forget those who listen on, when it is flushed.
+            return Census(names, asleep=frozenset(asleep), exhaustive=self.driver != "redis")
 
     def _census_from_memory(self, memory: Memory, workers: Collection[str]) -> Census:
         if workers:
@@ -377,9 +379,12 @@ class Link:
             return getattr(exc, "code", None) != 404
 
     def close(self) -> None:
-        """Take leave of a healthy broker."""
-        self._drop_pending_read()
-        self.connection.release()
+        """Take leave of the broker."""
+        if self._failed:
+            self.abandon()
+        else:
+            self._drop_pending_read()
+            self.connection.release()
 
     def abandon(self) -> None:
         """Drop the connection without another word to a broker that failed."""
@@ -393,19 +398,19 @@ class Link:
         attribute that kombu does not document; without it closing takes that second.
         """
         if self._read_pending and self.driver == "redis":
-            client = vars(self.channel).get("client")
-            reading = getattr(client, "connection", None)
-            if reading is not None:
-                reading.disconnect()
+            with suppress(AttributeError, KeyError):
+                vars(self.channel)["client"].connection.disconnect()
 
     @property
     def reusable(self) -> bool:
         """Whether the next snapshot may use the link.
 
         A BRPOP that is still waiting would hold the next one up, and what could not be
-        read may be the connection's fault.
+        read may be the connection's fault. A broker that failed may have done so after
+        the last answer, when the snapshot was whole.
         """
-        return not (self._unreadable or (self._read_pending and self.driver == "redis"))
+        reading = self._read_pending and self.driver == "redis"
+        return not (self._failed or self._unreadable or reading)
 
 
 class Broker:
@@ -449,17 +454,15 @@ class Broker:
         return result
 
     def _kept(self, deadline: float) -> Link | None:
-        while self._idle:
-            try:
+        with suppress(IndexError):  # others may take the last one
+            while True:
                 link = self._idle.pop()
-            except IndexError:
-                return None
-            if link.pid != os.getpid():
-                # Opened before a fork: the parent still speaks on this socket.
-                continue
-            if time.monotonic() - link.used_at < MAX_IDLE and link.deadline == deadline:
-                return link
-            link.abandon()
+                if link.pid != os.getpid():
+                    # Opened before a fork: the parent still speaks on this socket.
+                    continue
+                if time.monotonic() - link.used_at < MAX_IDLE and link.deadline == deadline:
+                    return link
+                link.abandon()
         return None
 
     def _keep(self, link: Link) -> None:
@@ -533,7 +536,7 @@ def broker_urls(app: Celery) -> list[str]:
     return urls
 
 
-@lru_cache(maxsize=8)
+@cache
 def broker_for(app: Celery) -> Broker:
     """Return this process's broker for a Celery app; nothing is connected yet."""
     return Broker()

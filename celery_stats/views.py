@@ -51,6 +51,8 @@ class CeleryStatsView(APIView):
     """A snapshot of every Celery worker; see ``serializers.schema`` for the details."""
 
     renderer_classes = (JSONRenderer, PageRenderer)
+    # The project's versions are those of its own API: the namespace is none of them.
+    versioning_class = None
 
     #: What was answered, for the page.
     snapshot: Report | None = None
@@ -92,7 +94,7 @@ class CeleryStatsView(APIView):
         return response
 
     @serializers.schema
-    def get(self, request: Request) -> Response:
+    def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         query = serializers.Query.parse(request.query_params)
         try:
             report = get_report(Question(query.fields, query.task_ids, query.workers), conf)

@@ -8,7 +8,6 @@ import pytest
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
-from celery_stats.broker import broker_for
 from tests import celery_app
 from tests.accounts.models import User
 from tests.support import AMQP_URL, Broker, RedisServer
@@ -47,7 +46,6 @@ def make_broker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker
 
     yield make
     for broker in made:
-        broker_for(broker.app).close()
         broker.close()
 
 
@@ -57,7 +55,6 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Broker]:
     broker = _make_broker(request.param, request)
     broker.fleet("one@fleet", "two@fleet")
     yield broker
-    broker_for(broker.app).close()
     broker.close()
 
 

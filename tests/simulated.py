@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from kombu.asynchronous import Hub
@@ -111,6 +113,18 @@ def handlers(worker: str) -> dict[str, Any]:
 def main(config: str, count: str, prefix: str) -> None:
     app = make_app(json.loads(config))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    commands: deque[tuple[Any, Any, Any]] = deque()
+
+    def answer(*command: Any) -> None:
+        # AMQP hands on more commands while a reply is published: with so many mailboxes on
+        # one connection they would nest without end.
+        commands.append(command)
+        if len(commands) == 1:
+            while commands:
+                node, body, message = commands[0]
+                node.handle_message(body, message)
+                commands.popleft()
+
     with app.connection_for_write() as connection:
         mailbox = app.control.mailbox(connection)
         # The app's own pool of producers is of no use to so many mailboxes.
@@ -118,18 +132,20 @@ def main(config: str, count: str, prefix: str) -> None:
         for number in range(int(count)):
             name = f"{prefix}{number:04}@simulated"
             node = mailbox.Node(name, channel=connection.channel(), handlers=handlers(name))
-            node.listen()
+            node.listen(callback=partial(answer, node))
         with suppress(TimeoutError):
             connection.drain_events(timeout=0.1)  # subscribes
         print("ready", flush=True)
-        if connection.transport.implements.asynchronous:
-            # As a real worker reads; one by one, every message costs a look at every mailbox.
-            hub = Hub()
+        # As a real worker reads; otherwise each message costs a look at every mailbox.
+        hub = Hub() if connection.transport.implements.asynchronous else None
+        if hub is not None:
             connection.register_with_event_loop(hub)
-            hub.run_forever()
         while True:
-            with suppress(TimeoutError):
-                connection.drain_events(timeout=1)
+            if hub is not None:
+                hub.run_once()
+            else:
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=1)
 
 
 if __name__ == "__main__":

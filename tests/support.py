@@ -24,6 +24,7 @@ import pytest
 import redis
 from celery import Celery
 
+from celery_stats.broker import broker_for
 from tests.celery_app import make_app
 from tests.simulated import replies
 
@@ -179,7 +180,8 @@ class Broker:
                 "polling_interval": 0.02,
             }
         self.workers: list[Worker] = []
-        self.app = make_app(self.config)
+        self._apps: list[Celery] = []
+        self.app = self.client()
 
     @property
     def config_json(self) -> str:
@@ -187,7 +189,8 @@ class Broker:
 
     def client(self, **config: Any) -> Celery:
         """Return another app on the same place, as another process would have it."""
-        return make_app({**self.config, **config})
+        self._apps.append(make_app({**self.config, **config}))
+        return self._apps[-1]
 
     def start(
         self, name: str, *, pool: str = "prefork", concurrency: int = 1, **config: Any
@@ -223,7 +226,9 @@ class Broker:
                     f"{self.namespace}.events",
                 ):
                     channel.exchange_delete(exchange)
-        self.app.close()
+        for app in self._apps:
+            broker_for(app).close()
+            app.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -280,7 +285,7 @@ class Worker(Process):
 
         wait_until(says_so, seconds=30, what=f"worker {self.name}: {self.log}")
         # On Redis it says so shortly before it subscribes to its mailbox.
-        ping = self.broker.app.control.ping
+        ping = self.broker.client(accept_content=["json", "pickle"]).control.ping
         wait_until(lambda: ping(destination=[self.name], timeout=0.5), what="its pong")
         return self
 
@@ -292,6 +297,8 @@ class Proxy:
         self.target = port
         self.passes = threading.Event()
         self.passes.set()
+        self.hears = threading.Event()
+        self.hears.set()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", listen))
         self.port = int(self._listener.getsockname()[1])
@@ -305,13 +312,14 @@ class Proxy:
                 return
             far = socket.create_connection(("127.0.0.1", self.target))
             self._pairs.append((near, far))
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+            for args in ((near, far, self.hears), (far, near, self.passes)):
+                threading.Thread(target=self._pump, args=args, daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, gate: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 self.passes.wait()
+                gate.wait()
                 sink.sendall(data)
         for sock in (source, sink):
             with suppress(OSError):
@@ -321,8 +329,24 @@ class Proxy:
         """Accept everything, pass nothing."""
         self.passes.clear()
 
+    def deafen(self) -> None:
+        """Pass nothing to the broker; what it says still arrives."""
+        self.hears.clear()
+
     def thaw(self) -> None:
         self.passes.set()
+        self.hears.set()
+
+    def inject(self, data: bytes) -> None:
+        """Send to all who are connected what the broker never said."""
+        for near, _ in self._pairs:
+            with suppress(OSError):  # those who have left
+                near.sendall(data)
+
+    @property
+    def far_ports(self) -> set[int]:
+        """The ports from which the broker sees those who are connected."""
+        return {far.getsockname()[1] for _, far in self._pairs if far.fileno() >= 0}
 
     def cut(self) -> None:
         """Break what is connected."""

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
+from uuid import uuid4
 
+import kombu
 import pytest
 import yaml
 
 from tests.packages import build
-from tests.support import ROOT, Process, RedisServer, wait_until
+from tests.support import AMQP_URL, ROOT, Process, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.dropin
 
@@ -47,6 +54,26 @@ def readme_lines(name: str) -> str:
     found = re.search(rf"^{name} = \[\n    # …\n(.*?)^\]", README, re.MULTILINE | re.DOTALL)
     assert found, f"the README adds nothing to {name}"
     return found[1]
+
+
+class Recipe:
+    """The code under a heading of ``docs/recipes.md``."""
+
+    def __init__(self, heading: str) -> None:
+        text = (ROOT / "docs" / "recipes.md").read_text()
+        found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+        assert found, f"there is no recipe {heading!r}"
+        self.blocks = re.findall(r"^```\w+\n(.*?)^```", found[1], re.MULTILINE | re.DOTALL)
+
+    def add_to(self, project: Project, **changes: str) -> None:
+        """Append each block to the file that its first line names."""
+        for block in self.blocks:
+            name, code = re.fullmatch(r"# (\S+)\n(.*)", block, re.DOTALL).groups()  # type: ignore[union-attr]
+            for old, new in changes.items():
+                assert old in code
+                code = code.replace(old, new)
+            with (project.folder / name).open("a") as file:
+                file.write(f"\n{code}")
 
 
 def environment() -> dict[str, str]:
@@ -84,7 +111,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         run(*pip, "--retries", "0", "--no-deps", "Django", cwd=folder)
     except AssertionError as exc:
-        pytest.skip(f"no package index: {str(exc).splitlines()[-1]}")
+        if "No matching distribution" not in str(exc):
+            raise
+        pytest.skip("pip reaches no package index")
     run(*pip, wheel, *others, cwd=folder)
     return python
 
@@ -122,6 +151,32 @@ class Project:
         before, found, rest = path.read_text().partition(after)
         assert found, f"{path} has no {after!r}"
         path.write_text(before + found + text + rest)
+
+    @contextmanager
+    def worker(self, *args: str) -> Iterator[Process]:
+        """A Celery worker of the project."""
+        log = self.folder / "worker.log"
+        command = [
+            str(self.python),
+            "-m",
+            "celery",
+            "-A",
+            "shop",
+            "worker",
+            "-l",
+            "INFO",
+            "-c",
+            "1",
+        ]
+        env = {"PYTHONPATH": str(self.folder), "DJANGO_SETTINGS_MODULE": "shop.settings"}
+        process = Process([*command, *args], log=log, env=env)
+        try:
+            wait_until(lambda: " ready." in log.read_text(), seconds=30, what=f"{log}")
+            # On Redis it says so shortly before it listens to commands.
+            run(self.python, "-m", "celery", "-A", "shop", "status", "-t", "5", cwd=self.folder)
+            yield process
+        finally:
+            process.stop()
 
     def manage(self, *args: str) -> str:
         return run(self.python, "manage.py", *args, cwd=self.folder)
@@ -166,30 +221,10 @@ def worker(
     python: Path, broker_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The name of a worker of a project without the endpoint, for all projects."""
-    folder = tmp_path_factory.mktemp("worker")
-    Project(python, folder, broker_url)
-    name, log = "shop@dropin", folder / "log"
-    args = [
-        str(python),
-        "-m",
-        "celery",
-        "-A",
-        "shop",
-        "worker",
-        "-l",
-        "INFO",
-        "-c",
-        "1",
-        "-n",
-        name,
-    ]
-    env = {"PYTHONPATH": str(folder), "DJANGO_SETTINGS_MODULE": "shop.settings"}
-    process = Process(args, log=log, env=env)
-    try:
-        wait_until(lambda: " ready." in log.read_text(), seconds=30, what=f"{log}")
+    project = Project(python, tmp_path_factory.mktemp("worker"), broker_url)
+    name = "shop@dropin"
+    with project.worker("--hostname", name):
         yield name
-    finally:
-        process.stop()
 
 
 def test_readme_lines_alone__staff_only(project: Project, worker: str) -> None:
@@ -204,13 +239,19 @@ def test_readme_lines_alone__staff_only(project: Project, worker: str) -> None:
     }
 
 
-def test_any_path_and_twice(project: Project, worker: str) -> None:
+def test_any_path__whatever_the_versioning(project: Project, worker: str) -> None:
     project.add_path('path("", include("celery_stats.urls", namespace="root"))')
-    project.add_path('path("a/b/<int:n>/", include("celery_stats.urls", namespace="deep"))')
-    project.manage("check", "--fail-level", "WARNING")
-    answers = project.visit("/celery-stats/", "/api/celery-stats/")
-    assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 2
-    assert [found["plain"] for found in answers.values()] == [[403, None]] * 2
+    project.add_path('path("<str:version>/", include("celery_stats.urls", namespace="deep"))')
+    paths = ("/celery-stats/", "/api/celery-stats/", "/v2/celery-stats/")
+    for scheme in ("URLPath", "Namespace", "AcceptHeader"):
+        project.configure(
+            "REST_FRAMEWORK = {'DEFAULT_VERSIONING_CLASS': "
+            f"'rest_framework.versioning.{scheme}Versioning', 'ALLOWED_VERSIONS': ['v1']}}"
+        )
+        project.manage("check", "--fail-level", "WARNING")
+        answers = project.visit(*paths)
+        assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 3
+        assert [found["plain"] for found in answers.values()] == [[403, None]] * 3
 
 
 def test_schema_view__right(project: Project) -> None:
@@ -312,3 +353,120 @@ def test_celery_app_that_is_not_the_current_one(
     (found,) = project.visit("/api/celery-stats/").values()
     assert found["staff"] == [200, [worker]]
     assert project.manage("celery_stats", "--field", "stats").startswith("1 worker answered")
+
+
+def test_recipe__own_permission(project: Project, worker: str) -> None:
+    Recipe("Who may read it").add_to(project)
+    (found,) = project.visit("/api/celery-stats/", groups={"plain": "operators"}).values()
+    assert found == {"anonymous": [403, None], "staff": [403, None], "plain": [200, [worker]]}
+
+
+def test_recipe__own_token_class(project: Project, worker: str) -> None:
+    Recipe("Tokens of another kind").add_to(project)
+    project.add_path('path("token/", obtain_auth_token)')
+    project._insert(
+        project.urls,
+        "\nfrom django.urls import include, path\n",
+        "from rest_framework.authtoken.views import obtain_auth_token\n",
+    )
+    (found,) = project.visit("/api/celery-stats/", token="/token/").values()
+    assert found == {"anonymous": [401, None], "staff": [200, [worker]], "plain": [403, None]}
+    (found,) = project.visit("/api/celery-stats/").values()  # by session
+    assert found["staff"] == [401, None]
+
+
+def test_recipe__current_app_and_twice(project: Project, worker: str) -> None:
+    Recipe("An app that is not the current one").add_to(project)
+    Recipe("Twice").add_to(project)
+    project.manage("check", "--fail-level", "WARNING")
+    answers = project.visit("/internal/celery-stats/", "/api/celery-stats/")
+    assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 2
+
+
+@pytest.mark.skipif(AMQP_URL is None, reason="CELERY_STATS_TEST_AMQP_URL names no RabbitMQ")
+def test_recipe__rabbitmq(project: Project) -> None:
+    assert AMQP_URL is not None
+    Recipe("RabbitMQ").add_to(project, **{"amqp://guest:guest@127.0.0.1:5672//": AMQP_URL})
+    # The broker is shared: without names of its own, others' workers would answer.
+    names = {
+        "CONTROL_EXCHANGE": f"dropin{uuid4().hex[:12]}",
+        "EVENT_EXCHANGE": f"dropin{uuid4().hex[:12]}",
+        "TASK_DEFAULT_QUEUE": f"dropin{uuid4().hex[:12]}",
+    }
+    project.configure("\n".join(f"CELERY_{key} = {name!r}" for key, name in names.items()))
+    try:
+        with project.worker("--hostname", "rabbit@dropin"):
+            (found,) = project.visit("/api/celery-stats/").values()
+            assert found["staff"] == [200, ["rabbit@dropin"]]
+    finally:
+        with kombu.Connection(AMQP_URL) as connection:
+            channel = connection.channel()
+            channel.queue_delete(names["TASK_DEFAULT_QUEUE"])
+            control = names["CONTROL_EXCHANGE"]
+            for name in (*names.values(), f"{control}.pidbox", f"reply.{control}.pidbox"):
+                channel.exchange_delete(name)
+
+
+def test_recipe__gunicorn_and_gevent(project: Project, worker: str) -> None:
+    (command,) = Recipe("gunicorn and gevent").blocks
+    port = free_port()
+    assert "127.0.0.1:8000" in command
+    project.configure(
+        'DRF_CELERY_STATS = {"PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"]}'
+    )
+    args = shlex.split(command.replace(":8000", f":{port}"))
+    log = project.folder / "gunicorn.log"
+    command_line = [str(project.python), "-m", *args, "--chdir", str(project.folder)]
+    server = Process(command_line, log=log, env={"DJANGO_SETTINGS_MODULE": "shop.settings"})
+    try:
+        wait_until(lambda: "Booting worker" in log.read_text(), what=f"{log}")
+        with ThreadPoolExecutor(20) as pool:
+            url = f"http://127.0.0.1:{port}/api/celery-stats/?field=stats"
+            bodies = pool.map(lambda n: urlopen(f"{url}&task_id={n % 3}").read(), range(60))
+        assert [list(json.loads(body)["stats"]) for body in bodies] == [[worker]] * 60
+    finally:
+        server.stop()
+
+
+def test_recipe__probe_from_cron(project: Project, worker: str, broker_url: str) -> None:
+    (line,) = Recipe("A probe from cron").blocks
+    command = line.split(maxsplit=5)[5].replace("/srv/shop", str(project.folder))
+    programs = project.folder / "bin"
+    programs.mkdir()
+    (programs / "mail").write_text('#!/bin/sh\necho "mail $*"; cat\n')
+    (programs / "mail").chmod(0o755)
+    path = f"{programs}:{project.python.parent}:{os.environ['PATH']}"
+
+    def at_the_hour() -> str:
+        return run("sh", "-c", command, cwd=Path("/"), PATH=path)
+
+    assert at_the_hour() == ""
+    project.configure(f"CELERY_BROKER_URL = {broker_url.replace('/999', '/998')!r}")
+    assert at_the_hour() == "mail -s Celery workers ops@example.com\nNo worker answered.\n"
+    project.configure('CELERY_BROKER_URL = "redis://127.0.0.1:1/0"')
+    assert "No snapshot: BrokerUnavailable" in at_the_hour()
+
+
+def test_recipe__health_check(project: Project) -> None:
+    (text,) = Recipe("A container's health check").blocks
+    service = yaml.safe_load(text)["services"]["worker"]
+    check = service["healthcheck"]["test"].replace("$$", "$")
+    path = f"{project.python.parent}:{os.environ['PATH']}"
+
+    def healthy() -> bool:
+        done = subprocess.run(
+            ["sh", "-c", check],
+            cwd=project.folder,
+            env={**environment(), "PATH": path, "HOSTNAME": socket.gethostname()},
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
+
+    _celery, *args = shlex.split(service["command"])
+    assert not healthy()
+    with project.worker(*args[args.index("worker") + 1 :]) as process:
+        assert healthy()
+        process.freeze()
+        assert not healthy()
+    assert not healthy()

@@ -17,7 +17,7 @@ import kombu
 import pytest
 import redis
 import trustme
-from celery import Celery
+from celery import Celery, _state
 from django.test import override_settings
 from kombu.transport import memory
 from rest_framework.test import APIClient
@@ -41,7 +41,7 @@ from tests.support import (
 
 URL = "/api/celery-stats/"
 DEADLINE = 2.0
-CONF = {"CELERY_APP": "tests.celery_app:app", "TIMEOUT": 0.8, "DEADLINE": DEADLINE}
+CONF: dict[str, Any] = {"CELERY_APP": "tests.celery_app:app", "TIMEOUT": 0.8, "DEADLINE": DEADLINE}
 
 #: In every broker URL and option that takes one.
 PASSWORD = "hunter2-is-secret"
@@ -67,6 +67,8 @@ def use_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[UseApp]:
         monkeypatch.setattr(celery_app, "app", app)
 
     yield use
+    # A run that was given up may still be at it, and would keep its connection.
+    wait_until(lambda: "celery-stats" not in {t.name for t in threading.enumerate()})
     for app in used:
         broker_for(app).close()
         app.close()
@@ -160,6 +162,14 @@ class Place:
             self.server.thaw()
         else:
             self.proxy.thaw()
+
+    def asked_for_replies(self) -> bool:
+        """Whether the endpoint has come to waiting for them; RabbitMQ sends unasked."""
+        if self.server is None:
+            return True
+        with redis.Redis(port=self.port, password=PASSWORD) as client:
+            readers = {c["addr"] for c in client.client_list() if "b" in c["flags"]}
+        return any(f"127.0.0.1:{port}" in readers for port in self.proxy.far_ports)
 
     def close(self) -> None:
         self.proxy.close()
@@ -282,10 +292,12 @@ class TestDying:
                 place.refuse()
                 dead.set()
 
-        with Mailbox(place.broker, "trap@faults", die):
-            outage("(?i)connection|closed|reset")
-            assert dead.is_set()
-        place.accept()
+        try:
+            with Mailbox(place.broker, "trap@faults", die):
+                outage("(?i)connection|closed|reset|pipe")
+                assert dead.wait(5)
+        finally:
+            place.accept()
         assert answers(api) == WORKING
 
     def test_in_the_middle_on_a_kept_connection__asked_again_on_a_new_one(
@@ -304,8 +316,51 @@ class TestDying:
 
         with Mailbox(place.broker, "trap@faults", cut_once):
             found = answers(api)
-            assert cut.is_set()
+            assert cut.wait(5)
         assert all("one@faults" in workers for workers in found.values())
+
+    def test_nonsense_on_a_kept_connection__asked_again_on_a_new_one(
+        self, place: Place, api: APIClient
+    ) -> None:
+        assert answers(api) == WORKING
+        assert answers(api) == WORKING
+        spoken = threading.Event()
+        # A frame for a channel that was never opened; no answer that Redis has.
+        nonsense = {"amqp": b"\x01\x27\x0f\x00\x00\x00\x04\x00\x3c\x00\x1f\xce"}
+
+        def speak(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if spoken.is_set():
+                mailbox.answer(command)
+            else:
+                place.proxy.inject(nonsense.get(place.kind, b"?\r\n"))
+                spoken.set()
+
+        with Mailbox(place.broker, "trap@faults", speak):
+            found = answers(api)
+            assert spoken.wait(5)
+        assert all("one@faults" in workers for workers in found.values())
+
+    def test_after_the_last_answer__still_true(
+        self, place: Place, api: APIClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = f"{URL}?field=stats&worker=trap@faults"
+
+        def speak(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if len(mailbox.heard) > 1:
+                wait_until(place.asked_for_replies, what="the reader")
+                place.proxy.deafen()
+            mailbox.answer(command)
+
+        with Mailbox(place.broker, "trap@faults", speak):
+            assert api.get(asked).status_code == 200
+            try:
+                response = api.get(asked)
+            finally:
+                place.proxy.thaw()
+        assert response.status_code == 200
+        assert list(response.json()["stats"]) == ["trap@faults"]
+        assert "The broker failed after the last answer" in caplog.text
+        assert answers(api) == WORKING
 
     def test_redis_killed_and_started__503_then_back(
         self, api: APIClient, outage: Outage, use_app: UseApp
@@ -414,6 +469,17 @@ class TestConfiguration:
         use_app(make_broker().client())
         assert answers(api) == everywhere()
 
+    def test_no_app_named__the_current_one(
+        self, place: Place, api: APIClient, settings: Any
+    ) -> None:
+        settings.DRF_CELERY_STATS = {**CONF, "CELERY_APP": None}
+        before = _state._tls.current_app
+        celery_app.app.set_current()
+        try:
+            assert answers(api) == WORKING
+        finally:
+            _state._set_current_app(before)
+
     def test_no_such_module__503(self, outage: Outage) -> None:
         with override_settings(DRF_CELERY_STATS={**CONF, "CELERY_APP": "no.where:app"}):
             outage("No module named 'no'")
@@ -492,6 +558,15 @@ def test_sentinel__master_dies__503_then_back(
         assert list(response.json()["stats"]) == ["one@faults"]
         assert PASSWORD not in response.content.decode()
 
+        # Workers that listen on a second topic are not counted, but waited for.
+        options = {**broker.config["broker_transport_options"], "sentinel_fanout_compat": True}
+        use_app(broker.client(broker_transport_options=options))
+        began = time.monotonic()
+        assert answers(api) == WORKING
+        assert time.monotonic() - began > CONF["TIMEOUT"]
+
+        use_app(broker.client(broker_url=";".join(urls)))
+        assert answers(api) == WORKING
         master.kill()
         settings.DRF_CELERY_STATS = CONF
         outage("Connection refused|closed by server|No master")

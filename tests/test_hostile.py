@@ -204,6 +204,53 @@ class TestReplies:
         assert whole(response, EVIL)
         assert not Bait.taken
 
+    def test_names_that_are_no_text__not_counted(self, broker: Broker, api: APIClient) -> None:
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            body = {name: [] for name in (1, None, b"x", ("a", "b"))}
+            mailbox.reply(command, body, serializer="pickle")
+            mailbox.answer(command)
+
+        response = ask(api, broker, speak)
+        assert whole(response)
+        assert list(response.json()["stats"]) == [EVIL, HONEST]
+
+    def test_answers_for_others_who_were_not_asked__not_counted(
+        self, broker: Broker, api: APIClient
+    ) -> None:
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            mailbox.answer(command, HONEST)
+            mailbox.answer(command)
+
+        with Mailbox(broker, EVIL, speak):
+            response = api.get(f"{URL}?worker={EVIL}")
+        assert whole(response, EVIL)
+        assert list(response.json()["stats"]) == [EVIL]
+
+    def test_answers_late_and_again__the_first_counts(
+        self, broker: Broker, api: APIClient
+    ) -> None:
+        """It owes two answers, and gives one of them twice when it is asked once more."""
+        owed: list[Command] = []
+
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            if mailbox.heard.count(command["method"]) == 1 and command["method"] in (
+                "stats",
+                "active",
+            ):
+                owed.append(command)
+                return
+            if command["method"] == "stats":
+                mailbox.reply(owed[0], {EVIL: "late"})
+            mailbox.answer(command)
+
+        with Mailbox(broker, EVIL, speak) as mailbox:
+            response = api.get(URL)
+        assert mailbox.heard.count("stats") == mailbox.heard.count("active") == 2
+        answer = response.json()
+        assert answer["stats"] == {EVIL: "late"}
+        assert EVIL in answer["active"]
+        assert missing(response) == []
+
     @pytest.mark.parametrize("accept", ["application/json", "text/html"])
     def test_any_value__passed_on(self, broker: Broker, api: APIClient, accept: str) -> None:
         values: list[Any] = [

@@ -14,7 +14,6 @@ import pytest
 from django.test import override_settings
 from rest_framework.test import APIClient
 
-from celery_stats.broker import broker_for
 from tests.celery_app import Unprintable
 from tests.support import Broker, RedisServer, wait_until
 from tests.test_schema import load, problems
@@ -55,7 +54,6 @@ def secretive() -> Iterator[Broker]:
         },
     )
     yield broker
-    broker_for(broker.app).close()
     broker.close()
     server.stop()
 

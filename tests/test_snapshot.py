@@ -197,19 +197,16 @@ class TestWhoIsThere:
         self, make_broker: MakeBroker, kind: str
     ) -> None:
         broker = make_broker(kind)
-        broker.fleet("one@t")
-        broker.fleet("solo@t", pool="solo")
-        assert names(take(broker.app, 1)) == everywhere("one@t", "solo@t")
-        broker.app.control.cancel_consumer(
-            f"{broker.namespace}.tasks", destination=["one@t"], reply=True, timeout=2
-        )
-        broker.send(seconds=3)
-        snapshot = wait_until(
-            lambda: (s := take(broker.app, 0.5)).missing and s, what="the busy solo worker"
-        )
-        assert snapshot.missing == {"solo@t": FIELDS}
-        assert names(snapshot) == everywhere("one@t")
-        wait_until(lambda: not take(broker.app, 0.5).missing, what="its return")
+        with mailbox(broker, "one@t"):
+            broker.fleet("solo@t", pool="solo")
+            assert names(take(broker.app, 1)) == everywhere("one@t", "solo@t")
+            broker.send(seconds=3)
+            snapshot = wait_until(
+                lambda: (s := take(broker.app, 0.5)).missing and s, what="the busy solo worker"
+            )
+            assert snapshot.missing == {"solo@t": FIELDS}
+            assert names(snapshot) == everywhere("one@t")
+            wait_until(lambda: not take(broker.app, 0.5).missing, what="its return")
 
 
 def test_nobody_lost__many_snapshots_of_twenty(make_broker: MakeBroker) -> None:
@@ -298,7 +295,10 @@ def test_many_snapshots__leave_nothing_behind(make_broker: MakeBroker, kind: str
     before = traces()
     for _ in range(50):
         take(broker.app, 1)
-    assert traces() == before
+    after = traces()
+    for counted in ("descriptors", "threads"):  # other tests' may still be going
+        assert after.pop(counted) <= before.pop(counted)
+    assert after == before
 
 
 def test_snapshot__six_messages_and_one_reply_queue(make_broker: MakeBroker) -> None:
@@ -449,7 +449,6 @@ def mailbox(broker: Broker, name: str, *, forgets: int = 0) -> Iterator[list[str
             consumer.cancel()
             queue = box.get_queue(name)(node.channel)
             queue.delete()
-        app.close()
 
     thread = threading.Thread(target=listen)
     thread.start()

@@ -1,7 +1,8 @@
 """Visits the endpoint from inside a project: ``python - < visit.py``, with the project's Python.
 
 Prints as JSON what it saw. ``VISIT`` in the environment holds, as JSON, the paths to get and the
-users to be: name to the fields of the user model.
+users to be, name to the fields of the user model; where there are some, their groups by name, and
+the path that gives them tokens.
 """
 
 from __future__ import annotations
@@ -56,9 +57,12 @@ def visit(user: str | None, path: str) -> list[Any]:
         password = fields.get("password")
         names = {User.USERNAME_FIELD: fields[User.USERNAME_FIELD]}
         found = User.objects.filter(**names).first() or User.objects.create_user(**fields)
+        if user in asked.get("groups", {}):
+            found.groups.get_or_create(name=asked["groups"][user])
         if "token" in asked:
             data = {**names, "password": password}
-            token = client.post(asked["token"], data, "application/json").json()["access"]
+            tokens = client.post(asked["token"], data, "application/json").json()
+            token = tokens.get("access") or tokens["token"]
             headers["HTTP_AUTHORIZATION"] = f"Bearer {token}"
         else:
             client.force_login(found)
