@@ -361,9 +361,10 @@ class Link:
         with self._guarded():
             channel = self.connection.channel()
             try:
+                # A copy: replies come in between, and those who answer are awaited no more.
                 return frozenset(
                     worker
-                    for worker in workers
+                    for worker in tuple(workers)
                     if time.monotonic() < ends and not self._mailbox_exists(channel, worker)
                 )
             finally:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from celery import Celery
+
 from .broker import broker_urls, find_app
 from .conf import Conf
 from .exceptions import CeleryStatsError, SnapshotFailed
@@ -42,6 +44,15 @@ class Report:
 _sharing: Sharing[Report] = Sharing()
 
 
+def reason(exc: BaseException, app: Celery | str | None) -> str:
+    """Return an exception's words without the passwords of the app's broker."""
+    try:
+        urls = broker_urls(find_app(app))
+    except (Exception, SystemExit):  # noqa: BLE001 - often the very same, about to be told
+        urls = []
+    return safe_error(exc, urls)
+
+
 def get_report(question: Question, conf: Conf, *, timeout: float | None = None) -> Report:
     """Ask the workers, or share the next answer to the same question.
 
@@ -59,16 +70,13 @@ def get_report(question: Question, conf: Conf, *, timeout: float | None = None) 
     deadline, redact, hide_arguments = conf.deadline, conf.redact, conf.hide_arguments
 
     def work(remaining: float) -> Report:
-        urls: list[str] = []
         try:
-            celery_app = find_app(app)
-            urls = broker_urls(celery_app)
             snapshot = take_snapshot(
-                celery_app, question, timeout=timeout, deadline=deadline, remaining=remaining
+                find_app(app), question, timeout=timeout, deadline=deadline, remaining=remaining
             )
             data = mask(snapshot.answers, redact=redact, hide_arguments=hide_arguments)
         except CeleryStatsError as exc:
-            logger.warning("No snapshot: %s", safe_error(exc, urls))
+            logger.warning("No snapshot: %s", reason(exc, app))
             raise
         # The boundary: whatever it is, callers get a 503. SystemExit is what a module may
         # raise when it is imported; it would end this thread alone, without a word.
@@ -76,7 +84,7 @@ def get_report(question: Question, conf: Conf, *, timeout: float | None = None) 
             # Neither exc_info nor source lines: both may hold a broker's URL.
             stack = traceback.extract_tb(exc.__traceback__)
             frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
-            logger.error("No snapshot, unexpectedly: %s%s", safe_error(exc, urls), frames)
+            logger.error("No snapshot, unexpectedly: %s%s", reason(exc, app), frames)
             raise SnapshotFailed(type(exc).__name__) from None
         # By the names that stand in the data: a worker's may hold what UTF-8 cannot carry.
         missing = {jsonsafe(worker): fields for worker, fields in snapshot.missing.items()}

@@ -107,7 +107,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # What the projects have of their own.
-    others = ["celery[redis]", "djangorestframework-simplejwt", "gevent", "gunicorn"]
+    others = ["celery[redis]", "djangorestframework-simplejwt", "gunicorn[gevent]"]
     try:
         run(*pip, "--retries", "0", "--no-deps", "Django", cwd=folder)
     except AssertionError as exc:

@@ -18,11 +18,10 @@ from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 
 from celery_stats import report as reports
-from celery_stats.broker import broker_for, broker_urls, find_app
+from celery_stats.broker import broker_for, find_app
 from celery_stats.conf import conf
-from celery_stats.exceptions import CeleryAppNotFound, CeleryStatsError
+from celery_stats.exceptions import CeleryStatsError
 from celery_stats.management.text import lines, printable, silent
-from celery_stats.redaction import safe_error
 from celery_stats.serializers import Query
 from celery_stats.snapshot import FIELDS, Question
 from celery_stats.views import CeleryStatsView
@@ -77,7 +76,8 @@ class Command(BaseCommand):
             with reason_said_once():
                 report = reports.get_report(question, conf, timeout=options["timeout"])
         except CeleryStatsError as exc:
-            raise CommandError(f"No snapshot: {reason(exc)}", returncode=NOT_ASKED) from exc
+            said = printable(reports.reason(exc, conf.celery_app))
+            raise CommandError(f"No snapshot: {said}", returncode=NOT_ASKED) from exc
         broker_for(find_app(conf.celery_app)).close()
 
         if options["json"]:
@@ -149,15 +149,6 @@ def reason_said_once() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(wanted)
-
-
-def reason(exc: CeleryStatsError) -> str:
-    """Why there is no snapshot: one line, without a broker's password."""
-    try:
-        urls = broker_urls(find_app(conf.celery_app))
-    except CeleryAppNotFound:
-        urls = []
-    return printable(safe_error(exc, urls))
 
 
 def encodable(text: str, stream: Any) -> str:
