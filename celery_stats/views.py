@@ -8,10 +8,16 @@ from urllib.parse import quote
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import TooManyFieldsSent
+from django.http import Http404
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, ValidationError
+from rest_framework.exceptions import (
+    AuthenticationFailed,
+    NotAcceptable,
+    NotAuthenticated,
+    ValidationError,
+)
 from rest_framework.permissions import BasePermission
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -81,6 +87,8 @@ class CeleryStatsView(APIView):
         super().perform_authentication(request)
 
     def handle_exception(self, exc: Exception) -> HttpResponseBase:  # type: ignore[override]
+        if isinstance(exc, Http404):  # what negotiation makes of a format that there is not
+            exc = NotAcceptable()
         if isinstance(exc, TooManyFieldsSent):
             # Django counts the parameters when they are first read, which is before ``get``.
             exc = ValidationError({api_settings.NON_FIELD_ERRORS_KEY: ["Too many parameters."]})

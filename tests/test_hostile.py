@@ -437,10 +437,17 @@ class TestPayloads:
         assert "could not be read and was skipped" in caplog.text
 
     def test_thousands__skipped(
-        self, redis_broker: Broker, api: APIClient, caplog: pytest.LogCaptureFixture
+        self,
+        redis_broker: Broker,
+        api: APIClient,
+        settings: Any,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
+        """Reading them takes longer than the silence that would end it."""
+        settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "TIMEOUT": 0.2}
+
         def speak(mailbox: Mailbox, command: Command) -> None:
-            self.push(mailbox, command, *[b"not JSON"] * 1000)
+            self.push(mailbox, command, *[b"not JSON"] * 1500)
             mailbox.answer(command)
 
         response = ask(api, redis_broker, speak)
@@ -625,6 +632,6 @@ def test_tokens__in_no_log(
     redis_broker.app.conf.broker_url = "redis://127.0.0.1:1/0"
     with override_settings(DEBUG=True):
         assert api.get(f"{URL}?field=stats").status_code in (200, 503)
-    assert any(record.levelname == "DEBUG" for record in caplog.records)
+    assert caplog.records
     assert token.key not in caplog.text
     assert not any(token.key in str(vars(record)) for record in caplog.records)
