@@ -109,7 +109,7 @@ class Link:
         self.deadline = deadline
         self.used_at = time.monotonic()
         self._read_pending = False
-        self._unreadable = False
+        self._unreadable = self._skipped = False
         self._failed = False
         hosts = len(configured(app).alt) or 1
         self.patience = deadline / (hosts + 1)
@@ -194,6 +194,7 @@ class Link:
         Leaving the block removes the queue. That takes an answer from the broker, so a
         block that ends in peace also proves that the broker is still there.
         """
+        self._skipped = False
         with self._guarded():
             queue = self.reply_queue(self.channel)
             queue.declare()
@@ -204,7 +205,7 @@ class Link:
                 auto_declare=False,
                 accept=self.mailbox.accept,
                 on_message=on_message,
-                on_decode_error=log_unreadable,
+                on_decode_error=self.skip,
             )
             consumer.consume()
         try:
@@ -277,11 +278,19 @@ class Link:
             except _UNREADABLE as exc:
                 if not self.is_virtual:
                     raise
-                if not self._unreadable:
-                    log_unreadable(None, exc)
+                self.skip(None, exc)
                 self._unreadable = True
             self._read_pending = False
             return True
+
+    def skip(self, message: Any, exc: Exception) -> None:
+        """Log, once for a snapshot, that a reply counts as no answer.
+
+        Its content may be anything, so it stays out.
+        """
+        if not self._skipped:
+            logger.warning("A reply could not be read and was skipped: %s", type(exc).__name__)
+        self._skipped = True
 
     def census(self, memory: Memory, *, published: int, workers: Collection[str] = ()) -> Census:
         """Find out who could answer what was just published.
@@ -541,8 +550,3 @@ def broker_urls(app: Celery) -> list[str]:
 def broker_for(app: Celery) -> Broker:
     """Return this process's broker for a Celery app; nothing is connected yet."""
     return Broker()
-
-
-def log_unreadable(message: Any, exc: Exception) -> None:
-    """Log a reply that counts as no answer; its content may be anything, so it stays out."""
-    logger.warning("A reply could not be read and was skipped: %s", type(exc).__name__)

@@ -19,7 +19,7 @@ from typing import Any
 from celery import Celery
 from kombu.utils.uuid import uuid
 
-from .broker import Broker, Census, Link, Memory, broker_for, log_unreadable
+from .broker import Broker, Census, Link, Memory, broker_for
 from .exceptions import BrokerUnavailable
 
 logger = logging.getLogger(__name__)
@@ -286,7 +286,7 @@ class _Collection:
         try:
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and raise what they like
-            log_unreadable(message, exc)
+            self.link.skip(message, exc)
             return
         if isinstance(body, Mapping):
             for worker, reply in body.items():
