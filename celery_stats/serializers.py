@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drf_spectacular.extensions import OpenApiSerializerExtension
@@ -26,7 +25,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.settings import api_settings
 
-from .snapshot import FIELDS
+from .snapshot import FIELDS, Question
 
 if TYPE_CHECKING:
     from django.http import QueryDict
@@ -47,47 +46,36 @@ CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _REFUSED = re.compile(rf"[{CONTROL}\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Query:
-    """What a request asks for.
+def parse_question(params: QueryDict) -> Question:
+    """Read ``request.query_params``.
 
-    Attributes:
-        task_ids: ids to look up with ``query_task``, without duplicates, in the order given.
-        workers: full names of the workers to ask; empty: all.
-        fields: those of ``FIELDS`` to ask for, in its order; never empty.
+    Returns:
+        Question: values without duplicates; ids and workers in the order given, fields in
+        that of ``FIELDS``.
+
+    Raises:
+        ValidationError: ``{"<parameter>": ["..."]}`` for the parameters at fault.
     """
-
-    task_ids: tuple[str, ...] = ()
-    workers: tuple[str, ...] = ()
-    fields: tuple[str, ...] = FIELDS
-
-    @classmethod
-    def parse(cls, params: QueryDict) -> Query:
-        """Read ``request.query_params``.
-
-        Raises:
-            ValidationError: ``{"<parameter>": ["..."]}`` for the parameters at fault.
-        """
-        errors: dict[str, list[str]] = {}
-        values: dict[str, tuple[str, ...]] = dict.fromkeys(("task_id", "worker", "field"), ())
-        for name, given in params.lists():
-            if name in values:
-                try:
-                    values[name] = _clean(name, given)
-                except ValueError as error:
-                    errors[name] = [str(error)]
-            elif name != api_settings.URL_FORMAT_OVERRIDE:
-                errors[_shorten(name)] = ["Unknown parameter."]
-            if len(errors) == MAX_ERRORS:
-                break
-        if errors:
-            raise ValidationError(errors)
-        asked = values["field"]
-        return cls(
-            task_ids=values["task_id"],
-            workers=values["worker"],
-            fields=tuple(field for field in FIELDS if field in asked) if asked else FIELDS,
-        )
+    errors: dict[str, list[str]] = {}
+    values: dict[str, tuple[str, ...]] = dict.fromkeys(("task_id", "worker", "field"), ())
+    for name, given in params.lists():
+        if name in values:
+            try:
+                values[name] = _clean(name, given)
+            except ValueError as error:
+                errors[name] = [str(error)]
+        elif name != api_settings.URL_FORMAT_OVERRIDE:
+            errors[_shorten(name)] = ["Unknown parameter."]
+        if len(errors) == MAX_ERRORS:
+            break
+    if errors:
+        raise ValidationError(errors)
+    asked = values["field"]
+    return Question(
+        fields=tuple(field for field in FIELDS if field in asked) if asked else FIELDS,
+        task_ids=values["task_id"],
+        workers=values["worker"],
+    )
 
 
 def _clean(name: str, given: list[str]) -> tuple[str, ...]:

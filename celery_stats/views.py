@@ -30,7 +30,6 @@ from .conf import conf
 from .exceptions import CeleryStatsError, ServiceUnavailable
 from .renderers import PageRenderer
 from .report import Report, get_report
-from .snapshot import Question
 
 MISSING_HEADER = "Celery-Stats-Missing"
 
@@ -103,9 +102,9 @@ class CeleryStatsView(APIView):
 
     @serializers.schema
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
-        query = serializers.Query.parse(request.query_params)
+        question = serializers.parse_question(request.query_params)
         try:
-            report = get_report(Question(query.fields, query.task_ids, query.workers), conf)
+            report = get_report(question, conf)
         except CeleryStatsError as exc:
             raise ServiceUnavailable from exc
         self.snapshot = report

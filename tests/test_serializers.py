@@ -12,36 +12,36 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.test import APIClient
 
-from celery_stats.serializers import Query
-from celery_stats.snapshot import FIELDS
+from celery_stats.serializers import parse_question
+from celery_stats.snapshot import FIELDS, Question
 
 
 def errors(query: str) -> dict[str, list[str]]:
     with pytest.raises(ValidationError) as raised:
-        Query.parse(QueryDict(query))
+        parse_question(QueryDict(query))
     assert all(isinstance(messages, list) for messages in raised.value.detail.values())
     return raised.value.detail
 
 
 def test_parse__nothing_asked() -> None:
-    assert Query.parse(QueryDict("")) == Query((), (), FIELDS)
+    assert parse_question(QueryDict("")) == Question()
 
 
 def test_parse__all_three() -> None:
-    query = Query.parse(QueryDict("task_id=b&task_id=a&worker=celery%40h%C3%A9&field=stats"))
-    assert query == Query(("b", "a"), ("celery@hé",), ("stats",))
+    question = parse_question(QueryDict("task_id=b&task_id=a&worker=celery%40h%C3%A9&field=stats"))
+    assert question == Question(("stats",), ("b", "a"), ("celery@hé",))
 
 
 def test_parse__duplicates_collapse_in_the_order_given() -> None:
-    assert Query.parse(QueryDict("task_id=b&task_id=a&task_id=b")).task_ids == ("b", "a")
+    assert parse_question(QueryDict("task_id=b&task_id=a&task_id=b")).task_ids == ("b", "a")
 
 
 def test_parse__fields_in_the_order_of_the_answer() -> None:
-    assert Query.parse(QueryDict("field=stats&field=active")).fields == ("active", "stats")
+    assert parse_question(QueryDict("field=stats&field=active")).fields == ("active", "stats")
 
 
 def test_parse__format_belongs_to_rest_framework() -> None:
-    assert Query.parse(QueryDict("format=json")) == Query()
+    assert parse_question(QueryDict("format=json")) == Question()
 
 
 def test_parse__format_is_unknown_where_the_project_has_none(settings) -> None:
@@ -52,7 +52,7 @@ def test_parse__format_is_unknown_where_the_project_has_none(settings) -> None:
 @pytest.mark.parametrize("name", ["task_id", "worker"])
 def test_parse__100_values_and_255_characters_are_fine(name: str) -> None:
     values = [f"{number:0255}" for number in range(100)]
-    query = Query.parse(QueryDict("&".join(f"{name}={value}" for value in values)))
+    query = parse_question(QueryDict("&".join(f"{name}={value}" for value in values)))
     assert (query.task_ids or query.workers) == tuple(values)
 
 
@@ -77,7 +77,7 @@ def test_parse__lone_surrogate() -> None:
     params = QueryDict(mutable=True)
     params["worker"] = "a\ud800b"
     with pytest.raises(ValidationError, match="control characters"):
-        Query.parse(params)
+        parse_question(params)
 
 
 @pytest.mark.parametrize("value", ["ACTIVE", "ping", "active,stats", " active"])
@@ -123,16 +123,16 @@ def test_endpoint__a_value_of_ten_million_bytes(api: APIClient) -> None:
 
 @pytest.mark.parametrize("query", ["worker=%ff%fe", "worker=%ED%A0%80", "worker=%", "worker=%u1"])
 def test_parse__invalid_percent_encoding_is_only_an_unknown_name(query: str) -> None:
-    (worker,) = Query.parse(QueryDict(query)).workers
+    (worker,) = parse_question(QueryDict(query)).workers
     assert worker.encode()
 
 
-def outcome(values: dict[str, list[str]]) -> Query | dict[str, list[str]]:
+def outcome(values: dict[str, list[str]]) -> Question | dict[str, list[str]]:
     params = QueryDict(mutable=True)
     for name, given_values in values.items():
         params.setlist(name, given_values)
     try:
-        return Query.parse(params)
+        return parse_question(params)
     except ValidationError as error:
         return error.detail
 
@@ -141,9 +141,9 @@ TEXT = st.text(st.characters(codec=None), max_size=260)
 
 
 @given(st.dictionaries(TEXT, st.lists(TEXT, min_size=1)))
-def test_parse__anything_gives_a_query_or_a_body(values: dict[str, list[str]]) -> None:
+def test_parse__anything_gives_a_question_or_a_body(values: dict[str, list[str]]) -> None:
     result = outcome(values)
-    assert isinstance(result, Query) or JSONRenderer().render(result)
+    assert isinstance(result, Question) or JSONRenderer().render(result)
 
 
 @given(st.sampled_from(["task_id", "worker", "field"]), st.lists(TEXT | st.sampled_from(FIELDS)))

@@ -22,7 +22,7 @@ from celery_stats.broker import broker_for, find_app
 from celery_stats.conf import conf
 from celery_stats.exceptions import CeleryStatsError
 from celery_stats.management.text import lines, printable, silent
-from celery_stats.serializers import Query
+from celery_stats.serializers import parse_question
 from celery_stats.snapshot import FIELDS, Question
 from celery_stats.views import CeleryStatsView
 
@@ -128,12 +128,11 @@ def parse(options: Mapping[str, Any]) -> Question:
         if options[name]:
             params.setlist(name, options[name])
     try:
-        query = Query.parse(params)
+        return parse_question(params)
     except ValidationError as exc:
         detail: Any = exc.detail
         mistakes = [f"--{name.replace('_', '-')}: {why[0]}" for name, why in detail.items()]
         raise CommandError(" ".join(mistakes), returncode=NOT_ASKED) from exc
-    return Question(query.fields, query.task_ids, query.workers)
 
 
 @contextmanager
