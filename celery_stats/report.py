@@ -53,19 +53,26 @@ def reason(exc: BaseException, app: Celery | str | None) -> str:
     return safe_error(exc, urls)
 
 
-def get_report(question: Question, conf: Conf, *, timeout: float | None = None) -> Report:
+def get_report(
+    question: Question,
+    conf: Conf,
+    *,
+    app: Celery | str | None = None,
+    timeout: float | None = None,
+) -> Report:
     """Ask the workers, or share the next answer to the same question.
 
     Args:
         question: what to ask.
         conf: the settings.
+        app: the Celery app, or its dotted path, instead of the setting's.
         timeout: seconds of silence to allow instead of the setting's.
 
     Raises:
         CeleryStatsError: no snapshot could be taken; the cause has been logged.
     """
     # Read here: the settings and the current app may differ in the thread that does the work.
-    app = conf.celery_app or find_app(None)
+    app = app or conf.celery_app or find_app(None)
     timeout = conf.timeout if timeout is None else timeout
     deadline, redact, hide_arguments = conf.deadline, conf.redact, conf.hide_arguments
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from celery import Celery
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import TooManyFieldsSent
 from django.http import Http404
@@ -59,6 +60,9 @@ class CeleryStatsView(APIView):
     # The project's versions are those of its own API: the namespace is none of them.
     versioning_class = None
 
+    #: The Celery app, or its dotted path, instead of the setting's: for ``as_view()``.
+    celery_app: Celery | str | None = None
+
     #: What was answered, for the page.
     snapshot: Report | None = None
 
@@ -104,7 +108,7 @@ class CeleryStatsView(APIView):
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = serializers.parse_question(request.query_params)
         try:
-            report = get_report(question, conf)
+            report = get_report(question, conf, app=self.celery_app)
         except CeleryStatsError as exc:
             raise ServiceUnavailable from exc
         self.snapshot = report

@@ -30,6 +30,9 @@ README = (ROOT / "README.md").read_text()
 STAFF = {"username": "staff", "password": "x", "is_staff": True}
 PLAIN = {"username": "plain", "password": "x"}
 
+#: The packages are installed without bytecode: each module is compiled once, not each time.
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+
 # From Celery's "First steps with Django".
 CELERY = """
 import os
@@ -78,7 +81,7 @@ class Recipe:
 
 def environment() -> dict[str, str]:
     """Return this process's, without what leads to these tests' own project."""
-    ours = ("DJANGO_SETTINGS_MODULE", "PYTHONPATH")
+    ours = ("DJANGO_SETTINGS_MODULE", "PYTHONPATH", *BYTECODE)
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
@@ -103,9 +106,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with the wheel, for all projects."""
     folder = tmp_path_factory.mktemp("dropin")
     wheel = build(folder / "dist", "wheel")
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    # Without a pip of its own, and bytecode of what no test imports: half the time.
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    pip += ["install", "--quiet", "--no-compile"]
     # What the projects have of their own.
     others = ["celery[redis]", "djangorestframework-simplejwt", "gunicorn[gevent]"]
     try:
@@ -168,7 +173,11 @@ class Project:
             "-c",
             "1",
         ]
-        env = {"PYTHONPATH": str(self.folder), "DJANGO_SETTINGS_MODULE": "shop.settings"}
+        env = {
+            "PYTHONPATH": str(self.folder),
+            "DJANGO_SETTINGS_MODULE": "shop.settings",
+            **BYTECODE,
+        }
         process = Process([*command, *args], log=log, env=env)
         try:
             wait_until(lambda: " ready." in log.read_text(), seconds=30, what=f"{log}")
@@ -182,7 +191,7 @@ class Project:
         return run(self.python, "manage.py", *args, cwd=self.folder)
 
     def visit(self, *paths: str, **asked: Any) -> dict[str, Any]:
-        """See ``tests/visit.py``."""
+        """Run the checks, then ask; see ``tests/visit.py``."""
         asked = {"users": {"staff": STAFF, "plain": PLAIN}, "paths": paths, **asked}
         seen: dict[str, Any] = json.loads(
             run(
@@ -248,7 +257,6 @@ def test_any_path__whatever_the_versioning(project: Project, worker: str) -> Non
             "REST_FRAMEWORK = {'DEFAULT_VERSIONING_CLASS': "
             f"'rest_framework.versioning.{scheme}Versioning', 'ALLOWED_VERSIONS': ['v1']}}"
         )
-        project.manage("check", "--fail-level", "WARNING")
         answers = project.visit(*paths)
         assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 3
         assert [found["plain"] for found in answers.values()] == [[403, None]] * 3
@@ -301,7 +309,6 @@ class Person(AbstractBaseUser):
     project.add_app("people")
     project.configure('AUTH_USER_MODEL = "people.Person"')
     project.manage("makemigrations", "people")
-    project.manage("check", "--fail-level", "WARNING")
     users = {
         "support": {"email": "support@example.com", "is_support": True},
         "plain": {"email": "plain@example.com"},
@@ -327,7 +334,6 @@ def test_jwt_only(project: Project, worker: str) -> None:
         "from rest_framework_simplejwt.views import TokenObtainPairView\n",
     )
     project.add_path('path("api/token/", TokenObtainPairView.as_view())')
-    project.manage("check", "--fail-level", "WARNING")
     assert project.visit("/api/celery-stats/", token="/api/token/") == {
         "/api/celery-stats/": {
             "anonymous": [401, None],
@@ -345,11 +351,9 @@ def test_celery_app_that_is_not_the_current_one(
     app = CELERY.replace('Celery("shop")', 'Celery("shop", set_as_current=False)')
     (project.folder / "shop" / "celery.py").write_text(app)
     (project.folder / "shop" / "__init__.py").write_text("")
-    project.manage("check", "--fail-level", "WARNING")
     (found,) = project.visit("/api/celery-stats/").values()
     assert found["staff"] != [200, [worker]]  # the current app has Celery's default broker
     project.configure('DRF_CELERY_STATS = {"CELERY_APP": "shop.celery:app"}')
-    project.manage("check", "--fail-level", "WARNING")
     (found,) = project.visit("/api/celery-stats/").values()
     assert found["staff"] == [200, [worker]]
     assert project.manage("celery_stats", "--field", "stats").startswith("1 worker answered")
@@ -375,12 +379,23 @@ def test_recipe__own_token_class(project: Project, worker: str) -> None:
     assert found["staff"] == [401, None]
 
 
-def test_recipe__current_app_and_twice(project: Project, worker: str) -> None:
-    Recipe("An app that is not the current one").add_to(project)
+def test_recipe__twice(project: Project, worker: str) -> None:
     Recipe("Twice").add_to(project)
-    project.manage("check", "--fail-level", "WARNING")
     answers = project.visit("/internal/celery-stats/", "/api/celery-stats/")
     assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 2
+
+
+def test_recipe__several_apps(project: Project, worker: str, broker_url: str) -> None:
+    """Billing's workers are those that are there; the project's own are on another database."""
+    project.configure(f"CELERY_BROKER_URL = {broker_url.replace('/999', '/998')!r}")
+    billing = project.folder / "billing"
+    billing.mkdir()
+    (billing / "celery.py").write_text(
+        f'from celery import Celery\napp = Celery(broker="{broker_url}", set_as_current=False)'
+    )
+    Recipe("Several Celery apps").add_to(project)
+    answers = project.visit("/api/celery-stats/", "/api/billing/celery-stats/")
+    assert [found["staff"] for found in answers.values()] == [[200, []], [200, [worker]]]
 
 
 @pytest.mark.skipif(AMQP_URL is None, reason="CELERY_STATS_TEST_AMQP_URL names no RabbitMQ")
@@ -417,7 +432,8 @@ def test_recipe__gunicorn_and_gevent(project: Project, worker: str) -> None:
     args = shlex.split(command.replace(":8000", f":{port}"))
     log = project.folder / "gunicorn.log"
     command_line = [str(project.python), "-m", *args, "--chdir", str(project.folder)]
-    server = Process(command_line, log=log, env={"DJANGO_SETTINGS_MODULE": "shop.settings"})
+    env = {"DJANGO_SETTINGS_MODULE": "shop.settings", **BYTECODE}
+    server = Process(command_line, log=log, env=env)
     try:
         wait_until(lambda: "Booting worker" in log.read_text(), what=f"{log}")
         with ThreadPoolExecutor(20) as pool:
