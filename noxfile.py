@@ -1,12 +1,14 @@
-"""The versions that are claimed, run: ``nox`` runs them all and ends with a table.
+"""The versions that are claimed, run: ``nox`` runs them and ends with a table.
 
-Needs redis-server, and tries RabbitMQ too where CELERY_STATS_TEST_AMQP_URL names one.
+The default is the Python at hand; ``nox -s pythons`` runs those beside it that are
+installed. Needs redis-server, and tries RabbitMQ too where CELERY_STATS_TEST_AMQP_URL
+names one.
 """
 
 from __future__ import annotations
 
 import json
-import platform
+import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -40,6 +42,13 @@ WORKERS = {
 #: What does not depend on these versions, or needs much beside them.
 LEFT_OUT = ("browser", "clients", "demo", "faults", "hostile", "mixed_fleet", "packaging")
 
+#: pytest's arguments.
+ON_REDIS = [
+    "tests",
+    *(f"--ignore=tests/test_{name}.py" for name in LEFT_OUT),
+    *("-k", "not amqp and not filesystem"),
+]
+
 SHOWN = ("Django", "djangorestframework", "drf-spectacular", "celery", "kombu", "redis")
 
 
@@ -48,8 +57,14 @@ SHOWN = ("Django", "djangorestframework", "drf-spectacular", "celery", "kombu", 
 def versions(session: nox.Session, client: str) -> None:
     """The tests on Redis, and the built package in projects of its own."""
     env = install(session, client)
-    left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
-    test(session, client, "tests", *left_out, "-k", "not amqp and not filesystem", env=env)
+    test(session, client, *ON_REDIS, env=env)
+
+
+@nox.session(python=["3.10", "3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """The tests on Redis with the newest versions that this Python takes."""
+    env = install(session, "newest")
+    test(session, str(session.python), *ON_REDIS, env=env)
 
 
 @nox.session
@@ -109,10 +124,11 @@ def test(session: nox.Session, client: str, *args: str, env: dict[str, str]) -> 
     ends = [f"{number['tests'] - failed - number['skipped']} passed"]
     ends += [f"{failed} failed"] * bool(failed) + [f"{number['skipped']} skipped"]
     listed = session.run("python", "-m", "pip", "list", "--format=json", silent=True, log=False)
+    python = session.run("python", "--version", silent=True, log=False)
     found = {package["name"]: package["version"] for package in json.loads(str(listed))}
     row = {
-        "": f"{session.name.partition('(')[0]} {client}",
-        "Python": platform.python_version(),
+        "": f"{re.split('[-(]', session.name)[0]} {client}",
+        "Python": str(python).split()[-1],
         **{name: found[name] for name in SHOWN},
         "result": f"{', '.join(ends)} in {float(suite.attrib['time']):.0f} s",
     }
