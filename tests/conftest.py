@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
+import hypothesis
 import pytest
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
@@ -12,9 +13,26 @@ from tests import celery_app
 from tests.accounts.models import User
 from tests.support import AMQP_URL, Broker, RedisServer
 
+#: The files that take longest, which therefore begin first.
+LONGEST = ("dropin", "snapshot", "browser", "command", "demo", "clients", "faults", "hostile")
+
 KINDS = ("redis", "filesystem", "amqp")
 
 _dbs = count(1)
+
+# A busy machine is no mistake, and no file is left behind.
+hypothesis.settings.register_profile(
+    "celery_stats",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("celery_stats")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session")

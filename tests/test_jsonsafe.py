@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.renderers import JSONRenderer
 
@@ -272,9 +272,6 @@ def test_jsonsafe__unchanged_parts_are_the_same_objects() -> None:
     assert converted["same"] is value["same"]
 
 
-#: A busy machine is no mistake of the code.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 # Any value that a pickled, YAML or extended JSON reply can hold.
 any_text = st.text(st.characters(exclude_categories=[]))  # lone surrogates too
 scalars = (
@@ -343,7 +340,6 @@ def exact(value: Any) -> bool:
     return value is None or type(value) in (bool, int, str)
 
 
-@unhurried
 @given(anything)
 def test_jsonsafe__anything_becomes_strict_json(value: Any) -> None:
     converted = jsonsafe(value)
@@ -352,21 +348,18 @@ def test_jsonsafe__anything_becomes_strict_json(value: Any) -> None:
     json.dumps(converted, allow_nan=False).encode()
 
 
-@unhurried
 @given(anything)
 def test_jsonsafe__is_idempotent(value: Any) -> None:
     converted = jsonsafe(value)
     assert jsonsafe(converted) is converted
 
 
-@unhurried
 @given(json_values)
 def test_jsonsafe__json_is_not_touched(value: Any) -> None:
     assert jsonsafe(value) is value
     assert json.loads(json.dumps(value)) == value
 
 
-@unhurried
 @given(st.dictionaries(hashable, st.integers()))
 def test_jsonsafe__no_entry_is_lost(value: Any) -> None:
     assert list(jsonsafe(value).values()) == list(value.values())

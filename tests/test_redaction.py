@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from celery_stats.jsonsafe import CYCLIC, jsonsafe
 from celery_stats.redaction import mask, safe_error
 from celery_stats.snapshot import FIELDS
-from tests.test_jsonsafe import anything, exact, unhurried
+from tests.test_jsonsafe import anything, exact
 
 STARS = SafeExceptionReporterFilter.cleansed_substitute
 WORKER = "celery@one"
@@ -492,7 +492,6 @@ replies = anything | st.lists(
 )
 
 
-@unhurried
 @given(st.sampled_from(FIELDS), replies, st.booleans(), st.booleans())
 def test_mask__any_reply_becomes_json(
     field: str, reply: Any, redact: bool, hide_arguments: bool
@@ -502,7 +501,6 @@ def test_mask__any_reply_becomes_json(
     assert list(masked[field] or ()) == [WORKER]
 
 
-@unhurried
 @given(st.recursive(st.just({"a": "b", "password": SECRET}), nest, max_leaves=9))
 def test_mask__no_secret_is_left_at_any_depth(arguments: Any) -> None:
     task = {"args": arguments, "kwargs": {"deep": arguments}}

@@ -212,7 +212,7 @@ class TestWhoIsThere:
 def test_nobody_lost__many_snapshots_of_twenty(make_broker: MakeBroker) -> None:
     broker = make_broker()
     with simulated(broker, 20):
-        for _ in range(100):
+        for _ in range(30):
             snapshot = take(broker.app)
             assert {len(v) for v in names(snapshot).values()} == {20}
             assert snapshot.missing == {}
