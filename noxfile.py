@@ -1,8 +1,8 @@
 """The versions that are claimed, run: ``nox`` runs them and ends with a table.
 
 The default is the Python at hand; ``nox -s pythons`` runs those beside it that are
-installed. Needs redis-server, and tries RabbitMQ too where CELERY_STATS_TEST_AMQP_URL
-names one.
+installed, ``nox -s coverage`` measures the tests. Needs redis-server, and tries RabbitMQ
+too where CELERY_STATS_TEST_AMQP_URL names one.
 """
 
 from __future__ import annotations
@@ -75,6 +75,13 @@ def fleets(session: nox.Session, client: str) -> None:
     pythons = {version: worker(session, version) for version in WORKERS}
     env["CELERY_STATS_TEST_WORKERS"] = json.dumps(pythons)
     test(session, client, "tests/test_mixed_fleet.py", env=env)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """All tests, with every line and branch of the package taken."""
+    session.install("--editable", ".[test]", "pytest-cov>=7", "coverage>=7.10")
+    session.run("python", "-m", "pytest", "--cov", "--cov-report=term", "--cov-fail-under=100")
 
 
 @nox.session(python=False)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from django.http import QueryDict
 from drf_spectacular.extensions import OpenApiSerializerExtension
+from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.settings import spectacular_settings
 from drf_spectacular.utils import (
+    Direction,
     OpenApiExample,
     OpenApiParameter,
     OpenApiResponse,
@@ -26,11 +29,6 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.settings import api_settings
 
 from .snapshot import FIELDS, Question
-
-if TYPE_CHECKING:
-    from django.http import QueryDict
-    from drf_spectacular.openapi import AutoSchema
-    from drf_spectacular.utils import Direction
 
 Schema = dict[str, Any]
 

@@ -63,6 +63,9 @@ class CeleryStatsView(APIView):
     #: The Celery app, or its dotted path, instead of the setting's: for ``as_view()``.
     celery_app: Celery | str | None = None
 
+    #: Whom Django takes the visitor for; REST framework puts its own verdict in that place.
+    _visitor: Any = None
+
     #: What was answered, for the page.
     snapshot: Report | None = None
 
@@ -84,6 +87,7 @@ class CeleryStatsView(APIView):
         return isinstance(getattr(self.request, "accepted_renderer", None), PageRenderer)
 
     def perform_authentication(self, request: Request) -> None:
+        self._visitor = getattr(request._request, "user", None)
         # Whoever looks at the page is logged in to the project, not to its API.
         if self._is_page and conf.authentication_classes is None:
             request.authenticators = [*(request.authenticators or ()), SessionAuthentication()]
@@ -96,12 +100,12 @@ class CeleryStatsView(APIView):
             # Django counts the parameters when they are first read, which is before ``get``.
             exc = ValidationError({api_settings.NON_FIELD_ERRORS_KEY: ["Too many parameters."]})
         response = super().handle_exception(exc)
-        if self._is_page and isinstance(exc, (NotAuthenticated, AuthenticationFailed)):
-            # Someone logged in whom the project's classes do not take would come back
-            # from the login page again and again.
-            user = getattr(self.request._request, "user", None)
-            if user is None or not user.is_authenticated:
-                return redirect_to_login(self.request.get_full_path())
+        # Someone logged in whom the project's classes do not take would come back from the
+        # login page again and again.
+        known = getattr(self._visitor, "is_authenticated", False)
+        refused = isinstance(exc, (NotAuthenticated, AuthenticationFailed))
+        if self._is_page and refused and not known:
+            return redirect_to_login(self.request.get_full_path())
         return response
 
     @serializers.schema

@@ -243,6 +243,13 @@ class TestJson:
                 assert stats.pop(key)
         assert told == answer
 
+    def test_called_by_code__what_it_writes_to(self, fleet: Broker, use: Use) -> None:
+        use(fleet)
+        stream = StringIO()
+        call_command("celery_stats", "--json", "--field", "revoked", stdout=stream)
+        revoked = {"one@fleet": [], "two@fleet": []}
+        assert json.loads(stream.getvalue()) == {**dict.fromkeys(FIELDS), "revoked": revoked}
+
     def test_no_worker__six_nulls(self, make_broker: MakeBroker) -> None:
         done = run(make_broker(), "--json")
         assert done.returncode == 1
@@ -324,6 +331,12 @@ def written(report: Report, width: int = 100, **asked: Any) -> list[str]:
 
 
 class TestText:
+    def test_many_tasks__cut_and_counted(self) -> None:
+        tasks = [{**TASK, "id": f"task-{n}"} for n in range(101)]
+        found = written(report({"active": {"a@h": tasks}}))
+        assert sum("task-" in line for line in found) == 100
+        assert found[-1] == "Showing 100 of 101."
+
     def test_worker_and_task(self) -> None:
         assert written(report(ANSWER)) == [
             "1 worker answered in 12 ms.",

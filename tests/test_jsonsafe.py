@@ -161,6 +161,7 @@ LONG = 10**5000
         (Broken(), "<Broken>"),
         (Liar(), "<Liar>"),
         (2**700, 2**700),
+        (2**2100, 2**2100),
         (LONG, hex(LONG)[:MAX_REPR] + "..."),
         (-LONG, hex(-LONG)[:MAX_REPR] + "..."),
         (KeyError("\ud800"), "KeyError('\\ud800')"),

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import re
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.utils import translation
+from django.utils.timezone import override
 
 from celery_stats import page, serializers, views
 from celery_stats.exceptions import BrokerUnavailable
@@ -129,6 +128,16 @@ def show(browser_client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 )
 def test_in_words(seconds: float, words: str) -> None:
     assert page.in_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("zone", "moment"),
+    [("Pacific/Auckland", datetime.max), ("America/Los_Angeles", datetime.min)],
+)
+def test_written__beyond_the_calendar_of_the_zone(zone: str, moment: datetime) -> None:
+    with override(zone):
+        assert page.written(moment.replace(tzinfo=timezone.utc)) == ""
+        assert page.written(NOW) != ""
 
 
 def test_shorten() -> None:
@@ -550,6 +559,17 @@ def test_ordinary_user__plain_403(db: None) -> None:
     assert "You may not see this page" in response.content.decode()
 
 
+def test_logged_in_otherwise__not_sent_to_log_in_again(
+    browser_client: Client, settings: Any
+) -> None:
+    token = "rest_framework.authentication.TokenAuthentication"
+    settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "AUTHENTICATION_CLASSES": [token]}
+    response = browser_client.get(URL)
+    assert response.status_code == 401
+    assert "credentials were not provided" in response.content.decode()
+    assert Client(headers={"accept": "text/html"}).get(URL).status_code == 302
+
+
 def test_problem__any_shape() -> None:
     for data in ({"detail": "no"}, {"field": ["a", "b"]}, ["a"], "a", None, {"x": {"y": 1}}):
         assert page.problem(data, 418)["heading"] == "The page cannot be shown"
@@ -587,10 +607,6 @@ def test_two_hundred_workers_and_five_thousand_tasks(show: Callable[..., Element
     names = [f"worker-{n}@node" for n in range(200)]
     tasks = {name: [{**TASK, "id": f"{name}-{n}"} for n in range(25)] for name in names}
     answer = {"active": tasks, "stats": dict.fromkeys(names, STATS)}
-    began = time.perf_counter()
-    size = len(json.dumps(answer))
     shown = show(answer)
-    assert time.perf_counter() - began < 5
     assert len([tag for tag, attrs in shown.elements if attrs.get("class") == "worker"]) == 200
     assert "Showing 100 of 5,000." in shown.text
-    assert size > 1_000_000

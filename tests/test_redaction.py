@@ -372,6 +372,14 @@ def test_mask__the_result_is_json() -> None:
     json.dumps(masked, allow_nan=False)
 
 
+def test_mask__what_holds_itself() -> None:
+    task = a_task(kwargs={"password": "hunter2"})
+    task["request"] = task
+    masked = mask({"active": {WORKER: [task]}})["active"][WORKER][0]
+    assert masked["request"] == CYCLIC
+    assert masked["kwargs"] == {"password": STARS}
+
+
 def test_mask__deep_arguments() -> None:
     deep: Any = {}
     for _ in range(10_000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -59,6 +60,19 @@ class TestAccess:
         assert client_of(user).get(URL).status_code == status
 
     def test_session_of_support_user__200(self, workerless: Broker, support_user: User) -> None:
+        client = APIClient()
+        client.force_login(support_user)
+        assert client.get(URL).status_code == 200
+
+    def test_own_authentication_class__that_alone(
+        self, workerless: Broker, support_user: User, api: APIClient, settings: Any
+    ) -> None:
+        session = "rest_framework.authentication.SessionAuthentication"
+        settings.DRF_CELERY_STATS = {
+            **settings.DRF_CELERY_STATS,
+            "AUTHENTICATION_CLASSES": [session],
+        }
+        assert api.get(URL).status_code == 403  # by token, with no challenge to send
         client = APIClient()
         client.force_login(support_user)
         assert client.get(URL).status_code == 200
