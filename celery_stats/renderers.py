@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.template.loader import get_template
 from django.templatetags.static import static
 from rest_framework.renderers import BaseRenderer
@@ -50,8 +51,26 @@ class PageRenderer(BaseRenderer):
             context["narrowed"] = "worker" in query or "field" in query
         response.headers.setdefault("Content-Security-Policy", content_security_policy())
         return get_template(self.template_name).render(
-            {**context, "json_link": json_link(request)}, request=request._request
+            {**context, "json_link": json_link(request), "files": files()},
+            request=request._request,
         )
+
+
+def files() -> dict[str, str]:
+    """The URLs of the app's static files, by their names with an underscore for the dot.
+
+    Where ``collectstatic`` has not run yet, a storage that keeps a manifest knows none of
+    them. The page then comes without its looks, rather than not at all.
+    """
+    urls = {}
+    for name in ("icon.svg", "page.css", "page.js"):
+        path = f"celery_stats/{name}"
+        try:
+            url = static(path)
+        except ValueError:
+            url = f"{settings.STATIC_URL}{path}"
+        urls[name.replace(".", "_")] = url
+    return urls
 
 
 def json_link(request: Request) -> str:
@@ -69,9 +88,9 @@ def content_security_policy() -> str:
 
     Where the project serves its static files from another host, that host is allowed for them.
     """
-    url = urlsplit(static("celery_stats/page.css"))
-    files = f"'self' {url.scheme or 'https'}://{url.netloc}" if url.netloc else "'self'"
+    url = urlsplit(files()["page_css"])
+    origins = f"'self' {url.scheme or 'https'}://{url.netloc}" if url.netloc else "'self'"
     return (
-        f"default-src 'none'; script-src {files}; style-src {files}; img-src {files}; "
+        f"default-src 'none'; script-src {origins}; style-src {origins}; img-src {origins}; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )

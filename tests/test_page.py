@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -549,6 +550,19 @@ def test_wrong_query__page_names_the_parameter(browser_client: Client) -> None:
     shown = Elements(response.content.decode())
     assert "<b>" in shown.texts
     assert "field" in shown.texts
+
+
+def test_collectstatic_not_run__page_without_its_looks(
+    show: Callable[..., Elements], settings: Any, tmp_path: Path
+) -> None:
+    manifest = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
+    settings.STORAGES = {"staticfiles": {"BACKEND": manifest}}
+    settings.STATIC_ROOT = tmp_path
+    shown = show(ANSWER)
+    assert "Every worker answered" in shown.text
+    assert {"/static/celery_stats/page.css", "/static/celery_stats/icon.svg"} <= {
+        attrs.get("href") for tag, attrs in shown.elements if tag == "link"
+    }
 
 
 def test_ordinary_user__plain_403(db: None) -> None:
