@@ -77,8 +77,10 @@ class Web(Process):
         self.port = free_port()
         config = broker.folder / "gunicorn.py"
         config.write_text(
+            "from project import gunicorn\n"
             "from project.gunicorn import *\n"
             "def post_worker_init(worker):\n"
+            "    gunicorn.post_worker_init(worker)\n"
             "    print('loaded', flush=True)\n"
         )
         super().__init__(

@@ -1,4 +1,4 @@
-"""The answer as a page for people: the same URL and the same data, another representation."""
+"""One answer, two representations: JSON, and at the same URL a page for people."""
 
 from __future__ import annotations
 
@@ -9,13 +9,36 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.template.loader import get_template
 from django.templatetags.static import static
-from rest_framework.renderers import BaseRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
 from .page import page, problem
 from .report import Report
+
+
+class SharedJSONRenderer(JSONRenderer):
+    """REST framework's JSON, made once for all the callers who share an answer.
+
+    Besides the time, this spares a process of many threads as many copies of the body.
+    """
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """Return the data as JSON; but for its indentation, callers have no say in its form."""
+        context = dict(renderer_context or {})
+        report: Report | None = getattr(context.get("view"), "snapshot", None)
+        # An error, or the answer of a subclass of the view, is nobody else's.
+        bodies = report.bodies if report is not None and report.data is data else {}
+        indent = self.get_indent(accepted_media_type or "", context)
+        if indent not in bodies:
+            bodies[indent] = super().render(data, accepted_media_type, context)
+        return bodies[indent]
 
 
 class PageRenderer(BaseRenderer):

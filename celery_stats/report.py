@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -33,12 +33,14 @@ class Report:
         missing: worker name to the fields that it did not answer.
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the start to the last answer.
+        bodies: the data as JSON, by its indentation, once somebody has asked for it.
     """
 
     data: dict[str, Any]
     missing: Mapping[str, tuple[str, ...]]
     taken_at: datetime
     elapsed: float
+    bodies: dict[int | None, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
 _sharing: Sharing[Report] = Sharing()

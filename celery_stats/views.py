@@ -20,7 +20,6 @@ from rest_framework.exceptions import (
     ValidationError,
 )
 from rest_framework.permissions import BasePermission
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
@@ -29,7 +28,7 @@ from rest_framework.views import APIView
 from . import serializers
 from .conf import conf
 from .exceptions import CeleryStatsError, ServiceUnavailable
-from .renderers import PageRenderer
+from .renderers import PageRenderer, SharedJSONRenderer
 from .report import Report, get_report
 
 MISSING_HEADER = "Celery-Stats-Missing"
@@ -56,7 +55,7 @@ def missing_header(workers: Mapping[str, Any]) -> str:
 class CeleryStatsView(APIView):
     """A snapshot of every Celery worker; see ``serializers.schema`` for the details."""
 
-    renderer_classes = (JSONRenderer, PageRenderer)
+    renderer_classes = (SharedJSONRenderer, PageRenderer)
     # The project's versions are those of its own API: the namespace is none of them.
     versioning_class = None
 

@@ -63,6 +63,8 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": env("DJANGO_DATABASE", str(BASE_DIR / "db.sqlite3")),
+        # Opening a connection takes longer than what a request has to ask.
+        "CONN_MAX_AGE": None,
     },
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.test import override_settings
+from django.test import RequestFactory, override_settings
 from rest_framework.authtoken.models import Token
-from rest_framework.test import APIClient
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.test import APIClient, force_authenticate
 
-from celery_stats.snapshot import FIELDS
-from celery_stats.views import missing_header
+from celery_stats import views
+from celery_stats.conf import conf
+from celery_stats.report import Report, get_report
+from celery_stats.snapshot import FIELDS, Question
+from celery_stats.views import CeleryStatsView, missing_header
 from tests.accounts.models import User
 from tests.support import Broker
 
@@ -137,6 +144,57 @@ def test_get__celery_app_cannot_be_imported__503(api: APIClient) -> None:
     assert int(response["Retry-After"]) > 0
     assert set(response.json()) == {"detail"}
     assert "nowhere" not in response.content.decode()
+
+
+class TestSharedBody:
+    @pytest.fixture
+    def shared(self, fleet: Broker, monkeypatch: pytest.MonkeyPatch) -> Report:
+        """What two workers answered, as all callers get it who came together."""
+        report = get_report(Question(), conf, app=fleet.app)
+        monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+        return report
+
+    def test_callers_together__rendered_once(
+        self, api: APIClient, shared: Report, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rendered: list[Any] = []
+        render = JSONRenderer.render
+
+        def noted(self: JSONRenderer, data: Any, *args: Any) -> Any:
+            rendered.append(data)
+            return render(self, data, *args)
+
+        monkeypatch.setattr(JSONRenderer, "render", noted)
+        bodies = [api.get(URL).content for _ in range(3)]
+        assert json.loads(bodies[0]) == shared.data
+        assert bodies == [bodies[0]] * 3
+        assert rendered == [shared.data]
+
+    def test_indented_for_one__compact_for_the_others(
+        self, api: APIClient, shared: Report
+    ) -> None:
+        compact = api.get(URL)
+        indented = api.get(URL, HTTP_ACCEPT="application/json; indent=4")
+        again = api.get(URL)
+        assert compact.content == again.content
+        assert b"\n" not in compact.content
+        assert indented.content.startswith(b'{\n    "active": {')
+        assert indented.json() == compact.json()
+
+    def test_error__not_the_answer(self, api: APIClient, shared: Report) -> None:
+        api.get(URL)
+        assert api.get(URL, {"colour": "red"}).json().keys() == {"colour"}
+
+    def test_own_answer_of_a_subclass__that(
+        self, shared: Report, support_user: User, rf: RequestFactory
+    ) -> None:
+        class Names(CeleryStatsView):
+            def get(self, request: Request, **kwargs: Any) -> Response:
+                return Response(sorted(super().get(request).data["stats"]))
+
+        request = rf.get(URL)
+        force_authenticate(request, support_user)
+        assert json.loads(Names.as_view()(request).render().content) == ["one@fleet", "two@fleet"]
 
 
 class TestMissingHeader:
