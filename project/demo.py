@@ -204,7 +204,7 @@ class Broker:
 
     def environment(self) -> dict[str, str]:
         """Return the settings for children, as ``project.settings`` reads them."""
-        return {
+        return {"CELERY_BROKER_URL": self.url} | {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in self.settings.items()
         }

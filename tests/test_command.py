@@ -313,6 +313,26 @@ class TestInAPipe:
         assert max(map(len, narrow.split("\n"))) == 60
 
     @on_redis
+    @pytest.mark.parametrize("option", [(), ("--json",)])
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_reader_gone__the_status_and_no_word(
+        self, fleet: Broker, option: tuple[str, ...], unbuffered: str
+    ) -> None:
+        ours, theirs = os.pipe()
+        os.close(ours)  # as ``head`` does when it has seen enough
+        done = subprocess.run(
+            [*COMMAND, *option],
+            cwd=ROOT,
+            env=environment(fleet.config, PYTHONUNBUFFERED=unbuffered),
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+        os.close(theirs)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+    @on_redis
     def test_encoding_without_the_dash__question_mark(self, fleet: Broker) -> None:
         done = run(fleet, "--task-id", "naïve", PYTHONIOENCODING="ascii")
         assert done.returncode == 0

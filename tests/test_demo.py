@@ -28,21 +28,25 @@ from tests.support import AMQP_URL, ROOT, RedisServer, wait_until
 WORKERS = ["worker1@demo", "worker2@demo"]
 
 
+def inherited() -> dict[str, str]:
+    """Return the environment without what points to these tests' own project and brokers."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CELERY_", "DJANGO_"))
+    }
+
+
 class Demo:
     """A running demo with a temporary folder of its own."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder = folder
         self.mark = uuid4().hex
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("CELERY_", "DJANGO_"))
-        }
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "demo", *(arguments or ("--port", "0"))],
             cwd=ROOT,
-            env={**inherited, "TMPDIR": str(folder), "DEMO_MARK": self.mark, **environment},
+            env={**inherited(), "TMPDIR": str(folder), "DEMO_MARK": self.mark, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -144,6 +148,19 @@ def test_lines_to_paste__sigint(start: Callable[..., Demo]) -> None:
     assert [get(page, Accept="text/html")[0] for page in pages[1:]] == [200, 200]
     assert get(pages[1].replace("api/docs/", "static/admin/css/base.css"))[0] == 200
     assert "https://" not in get(pages[1])[1]
+
+    (command,) = (line for line in lines if line.endswith(" celery_stats)"))
+    table = subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        env=inherited(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (table.returncode, table.stderr) == (0, "")
+    assert table.stdout.startswith("2 workers answered in ")
 
     status, _, errors = demo.finish(signal.SIGINT)
     assert (status, errors) == (0, "")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
+from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
 
@@ -80,6 +81,20 @@ class Command(BaseCommand):
             raise CommandError(f"No snapshot: {said}", returncode=NOT_ASKED) from exc
         broker_for(find_app(conf.celery_app)).close()
 
+        try:
+            self.write(report, question, options)
+            self.stdout.flush()
+        except BrokenPipeError:
+            # Whoever reads has seen enough, as ``head`` does. Python would write the rest at its
+            # end, and complain.
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stdout.fileno())
+        if report.missing or not any(report.data.values()):
+            sys.exit(INCOMPLETE)
+
+    def write(
+        self, report: reports.Report, question: Question, options: Mapping[str, Any]
+    ) -> None:
         if options["json"]:
             self.write_json(report.data)
             for line, _role in silent(report, question, UNLIMITED):
@@ -90,8 +105,6 @@ class Command(BaseCommand):
             stream = options.get("stdout") or sys.stdout  # what OutputWrapper hides in Django 4.2
             for line, role in lines(report, question, width):
                 self.stdout.write(encodable(line, stream), getattr(style, role, None))
-        if report.missing or not any(report.data.values()):
-            sys.exit(INCOMPLETE)
 
     def style_for(self, options: Mapping[str, Any]) -> Any:
         """Django's colours, also gone where NO_COLOR is set or ``stdout`` is not its own."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -51,6 +53,8 @@ As an ordinary user (403):
   curl -i -H 'Authorization: Token {customer}' {url}api/celery-stats/
 A task that is running, by its id:
   curl -H 'Authorization: Token {support}' '{url}api/celery-stats/?field=query_task&task_id={task}'
+In a terminal, without the web server:
+  (. {folder}/environment; {python} {script} celery_stats)
 
 Pages to open; log in as support, customer or admin with the password {password}
   {url}api/celery-stats/
@@ -119,13 +123,14 @@ class Command(BaseCommand):
         self.say(f"Starting {', '.join(WORKERS)} and the web server at {url}")
         database = connection.settings_dict["NAME"] = str(folder / "db.sqlite3")
         environment = {
-            **os.environ,
             **broker.environment(),
             "DJANGO_DATABASE": database,
             "DJANGO_SECRET_KEY": secrets.token_urlsafe(),
             "DJANGO_ALLOWED_HOSTS": "127.0.0.1,localhost",
             "TMPDIR": str(temporary),
         }
+        (folder / "environment").write_text(exports(environment))
+        environment = {**os.environ, **environment}
         for name, command in commands(broker, listener.fileno()).items():
             child = Child(name, command, folder, environment, listener.fileno())
             stack.callback(child.kill)
@@ -157,6 +162,8 @@ class Command(BaseCommand):
             folder=folder,
             task=feeder.long_tasks[broker.queues[0]],
             password=password,
+            python=as_typed(sys.executable),
+            script=as_typed(sys.argv[0]),
             **tokens,
         )
         self.say(text)
@@ -235,6 +242,18 @@ def bound_socket(port: int) -> socket.socket:
         listener.close()
         raise DemoError(f"Port {port} cannot be used: {exc}; choose another with --port") from exc
     return listener
+
+
+def exports(environment: Mapping[str, str]) -> str:
+    """Return lines for a shell that give its commands the environment."""
+    return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in environment.items())
+
+
+def as_typed(path: str) -> str:
+    """Return the path as somebody in this folder would type it, for a shell."""
+    here = Path.cwd()
+    given = Path(path)
+    return shlex.quote(str(given.relative_to(here) if given.is_relative_to(here) else given))
 
 
 def create_users(password: str) -> dict[str, str]:
