@@ -686,6 +686,7 @@ class TestKilledInTheMiddle:
         Returns:
             str: its reply queue.
         """
+        (worker,) = place.broker.workers
         asker: list[Process] = []
         reply_to: list[str] = []
 
@@ -699,15 +700,19 @@ class TestKilledInTheMiddle:
                 "DJANGO_SETTINGS_MODULE": "tests.settings",
                 "CELERY_STATS_TEST_CONFIG": place.broker.config_json,
             }
+            # It shall find nobody to read once it answers.
+            worker.freeze()
             asker.append(Process([sys.executable, "-c", ASK_FOR_EVER], log=log, env=env))
             try:
                 wait_until(lambda: reply_to, what="the question")
+                worker.thaw()
                 # It answers in turn: with this it has answered the six.
                 pong = place.broker.client().control.ping(
                     destination=["one@faults"], limit=1, timeout=10
                 )
                 assert pong
             finally:
+                worker.thaw()
                 asker[0].kill()
         return f"{reply_to[0]}.reply.{place.broker.namespace}.pidbox"
 
