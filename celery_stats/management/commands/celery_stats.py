@@ -81,19 +81,24 @@ class Command(BaseCommand):
             raise CommandError(f"No snapshot: {said}", returncode=NOT_ASKED) from exc
         broker_for(find_app(conf.celery_app)).close()
 
+        stream = options.get("stdout") or sys.stdout  # what OutputWrapper hides in Django 4.2
         try:
-            self.write(report, question, options)
-            self.stdout.flush()
+            self.write(report, question, options, stream)
+            stream.flush()
         except BrokenPipeError:
             # Whoever reads has seen enough, as ``head`` does. Python would write the rest at its
             # end, and complain.
             with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), self.stdout.fileno())
+                os.dup2(nowhere.fileno(), stream.fileno())
         if report.missing or not any(report.data.values()):
             sys.exit(INCOMPLETE)
 
     def write(
-        self, report: reports.Report, question: Question, options: Mapping[str, Any]
+        self,
+        report: reports.Report,
+        question: Question,
+        options: Mapping[str, Any],
+        stream: Any,
     ) -> None:
         if options["json"]:
             self.write_json(report.data)
@@ -102,7 +107,6 @@ class Command(BaseCommand):
         else:
             style = self.style_for(options)
             width = get_terminal_size((UNLIMITED, 0)).columns
-            stream = options.get("stdout") or sys.stdout  # what OutputWrapper hides in Django 4.2
             for line, role in lines(report, question, width):
                 self.stdout.write(encodable(line, stream), getattr(style, role, None))
 
