@@ -110,11 +110,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
-    pip += ["install", "--quiet", "--no-compile"]
+    pip += ["install", "--quiet", "--no-compile", "--retries", "0"]
     # What the projects have of their own.
     others = ["celery[redis]", "djangorestframework-simplejwt", "gunicorn[gevent]"]
     try:
-        run(*pip, "--retries", "0", "--no-deps", "Django", cwd=folder)
+        run(*pip, "--no-deps", *others, cwd=folder)
     except AssertionError as exc:
         if "No matching distribution" not in str(exc):
             raise
