@@ -40,8 +40,8 @@ from benchmarks.support import (
     place,
     show,
 )
-from celery_stats.broker import Link
-from celery_stats.snapshot import FIELDS, Question, Snapshot, take_snapshot
+from celery_stats.control.broker import Link
+from celery_stats.control.snapshot import FIELDS, Question, Snapshot, take_snapshot
 from tests.support import AMQP_URL, ROOT, Broker
 
 WORKERS = ("one@bench", "two@bench")
@@ -55,7 +55,7 @@ STARTS = 3
 #: Prints the seconds of a new process's first snapshot.
 FIRST_SNAPSHOT = """
 import time
-from celery_stats.snapshot import Question, take_snapshot
+from celery_stats.control.snapshot import Question, take_snapshot
 from tests.celery_app import app
 started = time.monotonic()
 snapshot = take_snapshot(app, Question(), timeout=1, deadline=5)

@@ -22,9 +22,9 @@ from rest_framework.permissions import (
 )
 from rest_framework.settings import api_settings
 
-from .broker import find_app
 from .conf import DEFAULTS, SETTING
-from .exceptions import CeleryAppNotFound
+from .control.broker import find_app
+from .control.exceptions import CeleryAppNotFound
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:

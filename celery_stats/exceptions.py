@@ -1,30 +1,10 @@
-"""What can go wrong, in the domain's words, and the 503 that callers see of it."""
+"""The 503 that callers see when no snapshot could be taken."""
 
 from __future__ import annotations
 
 from django.utils.translation import gettext_lazy as _
 from rest_framework import status
 from rest_framework.exceptions import APIException
-
-
-class CeleryStatsError(Exception):
-    """No snapshot could be taken. Its text is for the log, never for a response."""
-
-
-class BrokerUnavailable(CeleryStatsError):
-    """The broker cannot be reached, refused us, went away or stopped answering."""
-
-
-class RemoteControlUnsupported(CeleryStatsError):
-    """The broker's transport cannot broadcast, so workers cannot be asked."""
-
-
-class CeleryAppNotFound(CeleryStatsError):
-    """``CELERY_APP`` does not lead to a Celery app."""
-
-
-class SnapshotFailed(CeleryStatsError):
-    """Something unforeseen happened; it has been logged where it was caught."""
 
 
 class ServiceUnavailable(APIException):

@@ -11,13 +11,13 @@ from typing import Any
 
 from celery import Celery
 
-from .broker import broker_urls, find_app
 from .conf import Conf
-from .exceptions import CeleryStatsError, SnapshotFailed
+from .control.broker import broker_urls, find_app
+from .control.exceptions import CeleryStatsError, SnapshotFailed
+from .control.snapshot import Question, take_snapshot
 from .jsonsafe import jsonsafe
 from .redaction import mask, safe_error
 from .sharing import Sharing
-from .snapshot import Question, take_snapshot
 
 logger = logging.getLogger(__name__)
 

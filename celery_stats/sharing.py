@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from .exceptions import BrokerUnavailable, CeleryStatsError, SnapshotFailed
+from .control.exceptions import BrokerUnavailable, CeleryStatsError, SnapshotFailed
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,13 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
-from . import serializers
 from .conf import conf
-from .exceptions import CeleryStatsError, ServiceUnavailable
+from .control.exceptions import CeleryStatsError
+from .exceptions import ServiceUnavailable
+from .query import parse_question
 from .renderers import PageRenderer, SharedJSONRenderer
 from .report import Report, get_report
+from .schema import schema
 
 MISSING_HEADER = "Celery-Stats-Missing"
 
@@ -53,7 +55,7 @@ def missing_header(workers: Mapping[str, Any]) -> str:
 
 
 class CeleryStatsView(APIView):
-    """A snapshot of every Celery worker; see ``serializers.schema`` for the details."""
+    """A snapshot of every Celery worker; see ``schema.py`` for the details."""
 
     renderer_classes = (SharedJSONRenderer, PageRenderer)
     # The project's versions are those of its own API: the namespace is none of them.
@@ -107,9 +109,9 @@ class CeleryStatsView(APIView):
             return redirect_to_login(self.request.get_full_path())
         return response
 
-    @serializers.schema
+    @schema
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
-        question = serializers.parse_question(request.query_params)
+        question = parse_question(request.query_params)
         try:
             report = get_report(question, conf, app=self.celery_app)
         except CeleryStatsError as exc:

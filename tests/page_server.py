@@ -48,9 +48,9 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
     django.setup()
 
     from celery_stats import views
+    from celery_stats.control.snapshot import FIELDS
     from celery_stats.exceptions import BrokerUnavailable
     from celery_stats.report import Report
-    from celery_stats.snapshot import FIELDS
 
     def recorded(*args: Any, **kwargs: Any) -> Report:
         state = json.loads(Path(file).read_text())

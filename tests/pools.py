@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from celery_stats.broker import broker_for
-from celery_stats.snapshot import FIELDS, Question, take_snapshot
+from celery_stats.control.broker import broker_for
+from celery_stats.control.snapshot import FIELDS, Question, take_snapshot
 from tests.support import Broker, RedisServer, wait_until
 
 POOLS = ("prefork", "solo", "threads", "gevent")

@@ -24,7 +24,7 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_stats.broker import broker_for
+from celery_stats.control.broker import broker_for
 from tests.celery_app import make_app
 from tests.simulated import replies
 

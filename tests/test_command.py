@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
+from celery_stats.control.snapshot import FIELDS, Question
 from celery_stats.management import text
 from celery_stats.report import Report
-from celery_stats.snapshot import FIELDS, Question
 from tests.support import ROOT, Broker, RedisServer, free_port, silent_port, wait_until
 from tests.test_page import ANSWER, EMPTY, STATS, TASK
 

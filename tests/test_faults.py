@@ -23,10 +23,10 @@ from kombu.transport import memory
 from kombu.transport.redis import SentinelChannel
 from rest_framework.test import APIClient
 
-from celery_stats.broker import broker_for, broker_urls
+from celery_stats.control.broker import broker_for, broker_urls
+from celery_stats.control.snapshot import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.redaction import safe_error
-from celery_stats.snapshot import FIELDS
 from tests import celery_app
 from tests.support import (
     AMQP_URL,
@@ -672,7 +672,7 @@ class TestTls:
 
 
 ASK_FOR_EVER = """
-from celery_stats.snapshot import Question, take_snapshot
+from celery_stats.control.snapshot import Question, take_snapshot
 from tests.celery_app import app
 take_snapshot(app, Question(), timeout=60, deadline=60)
 """

@@ -12,10 +12,10 @@ from django.test import Client
 from django.utils import translation
 from django.utils.timezone import override
 
-from celery_stats import page, serializers, views
-from celery_stats.exceptions import BrokerUnavailable
+from celery_stats import page, query, views
+from celery_stats.control.exceptions import BrokerUnavailable
+from celery_stats.control.snapshot import FIELDS
 from celery_stats.report import Report
-from celery_stats.snapshot import FIELDS
 from tests.accounts.models import User
 from tests.support import Broker, wait_until
 
@@ -157,7 +157,7 @@ def test_count() -> None:
 
 
 def test_ids_are_as_long_as_the_api_accepts() -> None:
-    assert page.ID_LENGTH == serializers.MAX_LENGTH
+    assert page.ID_LENGTH == query.MAX_LENGTH
 
 
 # An answer

@@ -16,8 +16,8 @@ import pytest
 from celery import Celery
 from kombu.utils.uuid import uuid
 
-from celery_stats.broker import broker_for
-from celery_stats.snapshot import FIELDS, Question, Snapshot, take_snapshot
+from celery_stats.control.broker import broker_for
+from celery_stats.control.snapshot import FIELDS, Question, Snapshot, take_snapshot
 from tests.conftest import KINDS
 from tests.simulated import handlers
 from tests.support import ROOT, Broker, Proxy, RedisServer, deaf_afterwards, wait_until
@@ -387,7 +387,7 @@ class TestConnections:
         code = (
             "from gevent import monkey; monkey.patch_all()\n"
             "import gevent\n"
-            "from celery_stats.snapshot import *\n"
+            "from celery_stats.control.snapshot import *\n"
             "from tests.celery_app import app\n"
             "def take(): return take_snapshot(app, Question(), timeout=4, deadline=20)\n"
             "jobs = [gevent.spawn(take) for _ in range(8)]\n"

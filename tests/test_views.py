@@ -16,8 +16,8 @@ from rest_framework.test import APIClient, force_authenticate
 
 from celery_stats import views
 from celery_stats.conf import conf
+from celery_stats.control.snapshot import FIELDS, Question
 from celery_stats.report import Report, get_report
-from celery_stats.snapshot import FIELDS, Question
 from celery_stats.views import CeleryStatsView, missing_header
 from tests.accounts.models import User
 from tests.support import Broker

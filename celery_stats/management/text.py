@@ -12,9 +12,9 @@ from unicodedata import combining, east_asian_width
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from celery_stats.control.snapshot import Question
 from celery_stats.page import page
 from celery_stats.report import Report
-from celery_stats.snapshot import Question
 
 #: A line and its role in ``django.core.management.color``; "" is plain.
 Line = tuple[str, str]

@@ -19,12 +19,12 @@ from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 
 from celery_stats import report as reports
-from celery_stats.broker import broker_for, find_app
 from celery_stats.conf import conf
-from celery_stats.exceptions import CeleryStatsError
+from celery_stats.control.broker import broker_for, find_app
+from celery_stats.control.exceptions import CeleryStatsError
+from celery_stats.control.snapshot import FIELDS, Question
 from celery_stats.management.text import lines, printable, silent
-from celery_stats.serializers import parse_question
-from celery_stats.snapshot import FIELDS, Question
+from celery_stats.query import parse_question
 from celery_stats.views import CeleryStatsView
 
 #: Exit statuses. argparse, too, ends with 2 where the command line is wrong.

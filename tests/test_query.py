@@ -12,8 +12,8 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.test import APIClient
 
-from celery_stats.serializers import parse_question
-from celery_stats.snapshot import FIELDS, Question
+from celery_stats.control.snapshot import FIELDS, Question
+from celery_stats.query import parse_question
 
 
 def errors(query: str) -> dict[str, list[str]]:

@@ -1,0 +1,23 @@
+"""What can go wrong while the workers are asked."""
+
+from __future__ import annotations
+
+
+class CeleryStatsError(Exception):
+    """No snapshot could be taken. Its text is for the log, never for a response."""
+
+
+class BrokerUnavailable(CeleryStatsError):
+    """The broker cannot be reached, refused us, went away or stopped answering."""
+
+
+class RemoteControlUnsupported(CeleryStatsError):
+    """The broker's transport cannot broadcast, so workers cannot be asked."""
+
+
+class CeleryAppNotFound(CeleryStatsError):
+    """``CELERY_APP`` does not lead to a Celery app."""
+
+
+class SnapshotFailed(CeleryStatsError):
+    """Something unforeseen happened; it has been logged where it was caught."""
