@@ -49,7 +49,7 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
 
     from celery_stats import views
     from celery_stats.control.snapshot import FIELDS
-    from celery_stats.exceptions import BrokerUnavailable
+    from celery_stats.control.exceptions import BrokerUnavailable
     from celery_stats.report import Report
 
     def recorded(*args: Any, **kwargs: Any) -> Report:
