@@ -24,7 +24,6 @@ from statistics import median
 from typing import Any
 
 from celery import Celery
-from kombu.utils.uuid import uuid
 
 from benchmarks.support import (
     CORES,
@@ -40,8 +39,9 @@ from benchmarks.support import (
     place,
     show,
 )
-from celery_stats.control.broker import Link
-from celery_stats.control.snapshot import FIELDS, Question, Snapshot, take_snapshot
+from celery_stats.control.connection import ControlConnection
+from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.snapshot import Snapshot, take_snapshot
 from tests.support import AMQP_URL, ROOT, Broker
 
 WORKERS = ("one@bench", "two@bench")
@@ -55,10 +55,11 @@ STARTS = 3
 #: Prints the seconds of a new process's first snapshot.
 FIRST_SNAPSHOT = """
 import time
-from celery_stats.control.snapshot import Question, take_snapshot
+from celery_stats.control.question import Options, Question
+from celery_stats.control.snapshot import take_snapshot
 from tests.celery_app import app
 started = time.monotonic()
-snapshot = take_snapshot(app, Question(), timeout=1, deadline=5)
+snapshot = take_snapshot(Question(), Options(app))
 print(time.monotonic() - started)
 assert all(len(reply or ()) == 2 for reply in snapshot.answers.values())
 """
@@ -98,7 +99,7 @@ class Ways:
 
 
 def take(app: Celery, timeout: float = 1.0, deadline: float = 5.0) -> Snapshot:
-    return take_snapshot(app, Question(), timeout=timeout, deadline=deadline)
+    return take_snapshot(Question(), Options(app, timeout, deadline))
 
 
 def timed(run: Callable[[], Any]) -> float:
@@ -208,23 +209,23 @@ def compare(kind: str, token: str, rounds: int) -> None:
 
 def fleet_alone(app: Celery, count: int) -> float:
     """Seconds until all replies lie in the reply queue, with nobody reading them."""
-    link = Link(app, 60)
-    queue = link.reply_queue(link.channel)
+    connection = ControlConnection(app, 60)
+    queue = connection.reply_queue(connection.channel)
     queue.declare()
     started = time.monotonic()
     patience = started + 60
-    with link.together():
+    with connection.together():
         for name in FIELDS:
             arguments = Question().arguments(name)
-            link.publish(name, arguments, ticket=uuid(), expires=60)
+            connection.publish(name, arguments, expires=60)
     # Each look costs Redis next to nothing; it is polled no more often than need be.
-    while link.channel.client.llen(queue.name) < count * len(FIELDS):
+    while connection.channel.client.llen(queue.name) < count * len(FIELDS):
         if time.monotonic() > patience:
             raise AssertionError("replies were lost")
         time.sleep(0.001)
     elapsed = time.monotonic() - started
     queue.delete()
-    link.close()
+    connection.close()
     return elapsed
 
 

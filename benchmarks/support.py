@@ -22,7 +22,7 @@ from django.core.management import call_command
 from django.db import connection
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from tests.support import AMQP_URL, ROOT, Broker, Process, RedisServer, free_port, wait_until
 
 CORES = os.cpu_count() or 1

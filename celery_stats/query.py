@@ -8,7 +8,7 @@ from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 from rest_framework.settings import api_settings
 
-from .control.snapshot import FIELDS, Question
+from .control.question import FIELDS, Question
 
 MAX_VALUES = 100
 MAX_LENGTH = 255

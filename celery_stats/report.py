@@ -7,14 +7,16 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from celery import Celery
 
 from .conf import Conf
-from .control.broker import broker_urls, find_app
+from .control.broker import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
-from .control.snapshot import Question, take_snapshot
+from .control.question import Options, Question
+from .control.snapshot import take_snapshot
 from .jsonsafe import jsonsafe
 from .redaction import mask, safe_error
 from .sharing import Sharing
@@ -32,7 +34,7 @@ class Report:
         data: the six keys in order, JSON-safe and masked as the settings say.
         missing: worker name to the fields that it did not answer.
         taken_at: when the workers were asked, in UTC.
-        elapsed: seconds from the start to the last answer.
+        elapsed: seconds from the call to the end of listening.
         bodies: the data as JSON, by its indentation, once somebody has asked for it.
     """
 
@@ -43,61 +45,73 @@ class Report:
     bodies: dict[int | None, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
+@dataclass(frozen=True)
+class ReportOptions(Options):
+    """What a report depends on besides the question. Equal ones are shared.
+
+    Attributes:
+        redact: whether credentials are masked.
+        hide_arguments: whether the arguments of tasks are masked whole.
+    """
+
+    redact: bool = True
+    hide_arguments: bool = False
+
+    @classmethod
+    def from_conf(
+        cls, conf: Conf, *, app: Celery | str | None = None, timeout: float | None = None
+    ) -> ReportOptions:
+        """Return what the settings say.
+
+        Args:
+            conf: the settings.
+            app: the Celery app, or its dotted path, instead of the setting's.
+            timeout: seconds of silence to allow instead of the setting's.
+        """
+        return cls(
+            # The current app may be another one in the thread that does the work.
+            app=app or conf.celery_app or find_app(None),
+            timeout=conf.timeout if timeout is None else timeout,
+            deadline=conf.deadline,
+            redact=conf.redact,
+            hide_arguments=conf.hide_arguments,
+        )
+
+
 _sharing: Sharing[Report] = Sharing()
 
 
-def reason(exc: BaseException, app: Celery | str | None) -> str:
-    """Return an exception's words without the passwords of the app's broker."""
-    try:
-        urls = broker_urls(find_app(app))
-    except (Exception, SystemExit):  # noqa: BLE001 - often the very same, about to be told
-        urls = []
-    return safe_error(exc, urls)
+def reason(exc: BaseException) -> str:
+    """Return an exception's type and words, without the passwords of the broker."""
+    return safe_error(exc, getattr(exc, "urls", ()))
 
 
-def get_report(
-    question: Question,
-    conf: Conf,
-    *,
-    app: Celery | str | None = None,
-    timeout: float | None = None,
-) -> Report:
+def get_report(question: Question, options: ReportOptions) -> Report:
     """Ask the workers, or share the next answer to the same question.
-
-    Args:
-        question: what to ask.
-        conf: the settings.
-        app: the Celery app, or its dotted path, instead of the setting's.
-        timeout: seconds of silence to allow instead of the setting's.
 
     Raises:
         CeleryStatsError: no snapshot could be taken; the cause has been logged.
     """
-    # Read here: the settings and the current app may differ in the thread that does the work.
-    app = app or conf.celery_app or find_app(None)
-    timeout = conf.timeout if timeout is None else timeout
-    deadline, redact, hide_arguments = conf.deadline, conf.redact, conf.hide_arguments
+    work = partial(_take, question, options)
+    return _sharing.get((question, options), work, deadline=options.deadline)
 
-    def work(remaining: float) -> Report:
-        try:
-            snapshot = take_snapshot(
-                find_app(app), question, timeout=timeout, deadline=deadline, remaining=remaining
-            )
-            data = mask(snapshot.answers, redact=redact, hide_arguments=hide_arguments)
-        except CeleryStatsError as exc:
-            logger.warning("No snapshot: %s", reason(exc, app))
-            raise
-        # The boundary: whatever it is, callers get a 503. SystemExit is what a module may
-        # raise when it is imported; it would end this thread alone, without a word.
-        except (Exception, SystemExit) as exc:  # noqa: BLE001
-            # Neither exc_info nor source lines: both may hold a broker's URL.
-            stack = traceback.extract_tb(exc.__traceback__)
-            frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
-            logger.error("No snapshot, unexpectedly: %s%s", reason(exc, app), frames)
-            raise SnapshotFailed(type(exc).__name__) from None
-        # By the names that stand in the data: a worker's may hold what UTF-8 cannot carry.
-        missing = {jsonsafe(worker): fields for worker, fields in snapshot.missing.items()}
-        return Report(data, missing, snapshot.taken_at, snapshot.elapsed)
 
-    key = (app, question, timeout, deadline, redact, hide_arguments)
-    return _sharing.get(key, work, deadline=deadline)
+def _take(question: Question, options: ReportOptions, remaining: float) -> Report:
+    """Take a snapshot and make it fit to be seen. Depends on its arguments alone: see the key."""
+    try:
+        snapshot = take_snapshot(question, options, remaining=remaining)
+        data = mask(snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments)
+    except CeleryStatsError as exc:
+        logger.warning("No snapshot: %s", reason(exc))
+        raise
+    # The boundary: whatever it is, callers get a 503. SystemExit is what a module may
+    # raise when it is imported; it would end this thread alone, without a log line.
+    except (Exception, SystemExit) as exc:  # noqa: BLE001
+        # Neither exc_info nor source lines: both may hold a broker's URL.
+        stack = traceback.extract_tb(exc.__traceback__)
+        frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
+        logger.error("No snapshot, unexpectedly: %s%s", reason(exc), frames)
+        raise SnapshotFailed(type(exc).__name__) from None
+    # By the names that stand in the data: a worker's may hold what UTF-8 cannot carry.
+    missing = {jsonsafe(worker): fields for worker, fields in snapshot.missing.items()}
+    return Report(data, missing, snapshot.taken_at, snapshot.elapsed)

@@ -24,7 +24,7 @@ from drf_spectacular.utils import (
 )
 from rest_framework import serializers
 
-from .control.snapshot import FIELDS
+from .control.question import FIELDS
 from .query import CONTROL, MAX_LENGTH, MAX_VALUES
 
 Schema = dict[str, Any]

@@ -30,7 +30,7 @@ from .control.exceptions import CeleryStatsError
 from .exceptions import ServiceUnavailable
 from .query import parse_question
 from .renderers import PageRenderer, SharedJSONRenderer
-from .report import Report, get_report
+from .report import Report, ReportOptions, get_report
 from .schema import schema
 
 MISSING_HEADER = "Celery-Stats-Missing"
@@ -113,7 +113,8 @@ class CeleryStatsView(APIView):
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = parse_question(request.query_params)
         try:
-            report = get_report(question, conf, app=self.celery_app)
+            options = ReportOptions.from_conf(conf, app=self.celery_app)
+            report = get_report(question, options)
         except CeleryStatsError as exc:
             raise ServiceUnavailable from exc
         self.snapshot = report

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.snapshot import FIELDS, Question, take_snapshot
+from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.snapshot import take_snapshot
 from tests.support import Broker, RedisServer, wait_until
 
 POOLS = ("prefork", "solo", "threads", "gevent")
@@ -60,7 +61,7 @@ def at_work(server: RedisServer, db: int) -> Iterator[Fleet]:
         question = Question(task_ids=tuple(task_ids))
 
         def everywhere() -> bool:
-            answers = take_snapshot(broker.app, question, timeout=1, deadline=5).answers
+            answers = take_snapshot(question, Options(broker.app)).answers
             return all(
                 (answers[field] or {}).get(name) or (pool in IDLE and field in BUSY)
                 for field in FIELDS

@@ -103,11 +103,15 @@ def replies(worker: str) -> dict[str, Any]:
     }
 
 
+#: What every node answers to a ping.
+PONG = {"ping": {"ok": "pong"}}
+
+
 def handlers(worker: str) -> dict[str, Any]:
     def answer(reply: Any) -> Any:
         return lambda state, **arguments: reply
 
-    return {name: answer(reply) for name, reply in replies(worker).items()}
+    return {name: answer(reply) for name, reply in {**replies(worker), **PONG}.items()}
 
 
 def main(config: str, count: str, prefix: str) -> None:

@@ -26,7 +26,7 @@ from celery import Celery
 
 from celery_stats.control.broker import broker_for
 from tests.celery_app import make_app
-from tests.simulated import replies
+from tests.simulated import PONG, replies
 
 ROOT = Path(__file__).resolve().parent.parent
 AMQP_URL = os.environ.get("CELERY_STATS_TEST_AMQP_URL")
@@ -429,7 +429,8 @@ class Mailbox:
 
         def on_message(body: dict[str, Any], message: Any) -> None:
             if not body["destination"] or self.name in body["destination"]:
-                self.heard.append(body["method"])
+                if body["method"] != "ping":
+                    self.heard.append(body["method"])
                 self._on_command(self, body)
 
         consumer = node.listen(callback=on_message)
@@ -449,4 +450,4 @@ class Mailbox:
     def answer(self, command: dict[str, Any], name: str | None = None) -> None:
         """Reply as a real worker would."""
         name = name or self.name
-        self.reply(command, {name: replies(name)[command["method"]]})
+        self.reply(command, {name: {**replies(name), **PONG}[command["method"]]})

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from tests.pools import BUSY, IDLE, Fleet, at_work
 from tests.support import Broker, RedisServer
 

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from celery_stats.control.snapshot import FIELDS, Question
+from celery_stats.control.question import FIELDS, Question
 from celery_stats.management import text
 from celery_stats.report import Report
 from tests.support import ROOT, Broker, RedisServer, free_port, silent_port, wait_until

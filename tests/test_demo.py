@@ -22,7 +22,7 @@ import kombu
 import pytest
 import redis
 
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from tests.support import AMQP_URL, ROOT, RedisServer, wait_until
 
 WORKERS = ["worker1@demo", "worker2@demo"]

@@ -23,8 +23,9 @@ from kombu.transport import memory
 from kombu.transport.redis import SentinelChannel
 from rest_framework.test import APIClient
 
-from celery_stats.control.broker import broker_for, broker_urls
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.broker import broker_for
+from celery_stats.control.connection import broker_urls, configured
+from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.redaction import safe_error
 from tests import celery_app
@@ -360,7 +361,8 @@ class TestDying:
                 place.proxy.thaw()
         assert response.status_code == 200
         assert list(response.json()["stats"]) == ["trap@faults"]
-        assert "The broker failed after the last answer" in caplog.text
+        if place.kind == "redis":  # Nothing is tidied up on AMQP.
+            assert "The broker failed after the last answer" in caplog.text
         assert answers(api) == WORKING
 
     def test_redis_killed_and_started__503_then_back(
@@ -589,7 +591,7 @@ def test_broker_urls__hold_the_password_of_the_sentinels() -> None:
         }
     )
     error = ConnectionError("No master found for 'm' : <Redis(password=p@ss word,db=0)>")
-    assert "ss word" not in safe_error(error, broker_urls(app))
+    assert "ss word" not in safe_error(error, broker_urls(configured(app)))
 
 
 class TestTls:
@@ -672,9 +674,10 @@ class TestTls:
 
 
 ASK_FOR_EVER = """
-from celery_stats.control.snapshot import Question, take_snapshot
+from celery_stats.control.question import Options, Question
+from celery_stats.control.snapshot import take_snapshot
 from tests.celery_app import app
-take_snapshot(app, Question(), timeout=60, deadline=60)
+take_snapshot(Question(), Options(app, 60, 60))
 """
 
 

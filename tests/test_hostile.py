@@ -20,7 +20,7 @@ from rest_framework.authtoken.models import Token
 from rest_framework.response import Response
 from rest_framework.test import APIClient
 
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
 from tests.accounts.models import User
 from tests.simulated import replies

@@ -11,7 +11,7 @@ import celery
 import pytest
 from rest_framework.test import APIClient
 
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from tests.support import Broker, Worker, wait_until
 from tests.test_schema import load, problems
 from tests.test_snapshot import without_what_changes

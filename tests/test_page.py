@@ -14,7 +14,7 @@ from django.utils.timezone import override
 
 from celery_stats import page, query, views
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 from tests.accounts.models import User
 from tests.support import Broker, wait_until

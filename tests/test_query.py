@@ -12,7 +12,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.test import APIClient
 
-from celery_stats.control.snapshot import FIELDS, Question
+from celery_stats.control.question import FIELDS, Question
 from celery_stats.query import parse_question
 
 

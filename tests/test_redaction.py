@@ -12,7 +12,7 @@ from django.views.debug import SafeExceptionReporterFilter, get_default_exceptio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from celery_stats.jsonsafe import CYCLIC, jsonsafe
 from celery_stats.redaction import mask, safe_error
 from tests.test_jsonsafe import anything, exact

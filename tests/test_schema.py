@@ -21,7 +21,7 @@ from drf_spectacular.settings import spectacular_settings
 from openapi_schema_validator import OAS30Validator, OAS31Validator
 from rest_framework.test import APIClient
 
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
 from tests.pools import BUSY, IDLE, Fleet, at_work
 from tests.support import Broker, RedisServer, deaf_afterwards, wait_until

@@ -16,7 +16,7 @@ from rest_framework.test import APIClient
 
 from celery_stats import sharing
 from celery_stats.control.exceptions import BrokerUnavailable, CeleryStatsError, SnapshotFailed
-from celery_stats.control.snapshot import FIELDS
+from celery_stats.control.question import FIELDS
 from celery_stats.sharing import Sharing
 from tests.accounts.models import User
 from tests.support import Broker, Mailbox, RedisServer, wait_until

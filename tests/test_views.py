@@ -16,8 +16,8 @@ from rest_framework.test import APIClient, force_authenticate
 
 from celery_stats import views
 from celery_stats.conf import conf
-from celery_stats.control.snapshot import FIELDS, Question
-from celery_stats.report import Report, get_report
+from celery_stats.control.question import FIELDS, Question
+from celery_stats.report import Report, ReportOptions, get_report
 from celery_stats.views import CeleryStatsView, missing_header
 from tests.accounts.models import User
 from tests.support import Broker
@@ -150,7 +150,7 @@ class TestSharedBody:
     @pytest.fixture
     def shared(self, fleet: Broker, monkeypatch: pytest.MonkeyPatch) -> Report:
         """What two workers answered, as all callers get it who came together."""
-        report = get_report(Question(), conf, app=fleet.app)
+        report = get_report(Question(), ReportOptions.from_conf(conf, app=fleet.app))
         monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
         return report
 

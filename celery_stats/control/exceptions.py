@@ -4,11 +4,17 @@ from __future__ import annotations
 
 
 class CeleryStatsError(Exception):
-    """No snapshot could be taken. Its text is for the log, never for a response."""
+    """No snapshot could be taken. Its text is for the log, never for a response.
+
+    Attributes:
+        urls: the broker URLs whose credentials the text may quote; mask them before logging.
+    """
+
+    urls: tuple[str, ...] = ()
 
 
 class BrokerUnavailable(CeleryStatsError):
-    """The broker cannot be reached, refused us, went away or stopped answering."""
+    """The broker cannot be reached, refused the connection, closed it or does not answer."""
 
 
 class RemoteControlUnsupported(CeleryStatsError):

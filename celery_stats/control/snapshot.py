@@ -1,53 +1,49 @@
 """Ask every worker everything at once; collect until all who are there have answered.
 
-publish six commands ──▶ every worker's mailbox
-count who is there           │
-collect ◀── one reply queue ─┘   until all have answered, nothing has come for
-                                 ``timeout``, or ``deadline`` is reached
+publish the commands ──▶ every worker's mailbox
+look who is there            │
+collect ◀── one reply queue ─┘   until presence says that all have answered, nothing has
+                                 come for ``timeout``, or ``deadline`` is reached
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
 from celery import Celery
-from kombu.utils.uuid import uuid
 
-from .broker import Broker, Census, Link, Memory, broker_for
-from .exceptions import BrokerUnavailable
+from .again import AskingAgain
+from .broker import Broker, broker_for, find_app
+from .connection import PING, ControlConnection
+from .exceptions import BrokerUnavailable, CeleryStatsError
+from .presence import Memory, Presence, hear_late, presence_for
+from .question import FIELDS, Options, Question
+from .replies import Replies
 
 logger = logging.getLogger(__name__)
 
-#: What workers are asked, in the order of the answer's keys.
-FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
-
-#: The order in which they are asked: those that a worker may fail to encode come last,
-#: since it resets its mailbox then and forgets what stood behind.
+#: The order in which workers are asked: those commands that a worker may fail to encode come
+#: last, since it resets its mailbox then and forgets what stood behind.
 _PUBLISH_ORDER = ("stats", "revoked", "query_task", "scheduled", "reserved", "active")
 
-#: Silence after which a worker that answered in part is asked again for the rest: as a
-#: share of ``timeout``. Workers answer in order, so a gap this long is rarely slowness.
+#: Seconds of silence after which every node is pinged; long enough for the broker to hand
+#: over what it has.
+_PING_AFTER = 0.05
+
+#: Silence after which a worker that answered in part, and no ping since, is asked again for the
+#: rest: as a share of ``timeout``. Workers answer in order, so such a gap is rarely slowness.
 _ASK_AGAIN_AFTER = 0.25
 
-#: Seconds of silence after which the broker is asked whether those still awaited exist;
-#: long enough for it to hand over what it has.
-_LOOK_AFTER = 0.05
-
-#: The order in which they are asked again: what a worker can always encode comes first.
-_ASK_AGAIN_ORDER = ("stats", "revoked", "active", "query_task", "scheduled", "reserved")
-
-#: No more workers than these, and none with a longer name, are asked again: they would
-#: have to be listed in a message to all.
-_MAX_ASKED_AGAIN = 100
-_MAX_NAME = 255
-
 #: Names of workers for which two answers to one question have been logged.
+_MAX_LOGGED = 100
 _duplicates_logged: set[str] = set()
 
 
@@ -61,7 +57,7 @@ class Snapshot:
         missing: worker name to the fields that it did not answer, for workers that the
             broker lists, that answered in part, or that were asked for by name.
         taken_at: when the workers were asked, in UTC.
-        elapsed: seconds from the start to the last answer.
+        elapsed: seconds from the call to the end of listening.
     """
 
     answers: Mapping[str, Mapping[str, Any] | None]
@@ -70,280 +66,252 @@ class Snapshot:
     elapsed: float
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked, and of whom.
-
-    Attributes:
-        fields: those of :data:`FIELDS` to ask.
-        task_ids: the ids for ``query_task``.
-        workers: full names of those who should answer; empty: all.
-    """
-
-    fields: tuple[str, ...] = FIELDS
-    task_ids: tuple[str, ...] = ()
-    workers: tuple[str, ...] = ()
-
-    def arguments(self, command: str, *, safe: bool = False) -> dict[str, Any]:
-        """Return the keyword arguments of a command, as ``inspect()`` sends them."""
-        if command == "query_task":
-            return {"ids": list(self.task_ids)}
-        return {"safe": safe or None} if command == "active" else {}
-
-
 def take_snapshot(
-    app: Celery,
-    question: Question,
-    *,
-    timeout: float,
-    deadline: float,
-    remaining: float | None = None,
+    question: Question, options: Options, *, remaining: float | None = None
 ) -> Snapshot:
     """Ask the workers and collect their answers.
 
     Args:
-        app: the Celery app whose broker and remote control settings are honoured.
         question: what to ask.
-        timeout: seconds of silence after which those who have not answered are given up.
-        deadline: seconds that all of it may take.
-        remaining: seconds left of ``deadline`` where it began before this call. A
-            connection is kept for the next call with the same ``deadline``.
+        options: whose workers to ask, and the time-outs.
+        remaining: seconds left of ``options.deadline`` where it began before this call.
 
     Raises:
         BrokerUnavailable: the broker cannot be reached or fails on the way.
         RemoteControlUnsupported: its transport cannot broadcast.
+        CeleryAppNotFound: ``options.app`` does not lead to a Celery app.
     """
     started = time.monotonic()
+    app = find_app(options.app)
     broker = broker_for(app)
     work = partial(
         _collect,
-        broker=broker,
+        memory=broker.memory,
         question=question,
-        timeout=timeout,
+        timeout=options.timeout,
         started=started,
-        ends=started + (deadline if remaining is None else remaining),
+        ends=started + (options.deadline if remaining is None else remaining),
     )
-    return broker.run(app, deadline, work)
+    snapshot, is_stale = broker.run(app, options.deadline, work)
+    if is_stale:
+        _find_out_again(broker, app, options)
+    return snapshot
 
 
 def _collect(
-    link: Link,
+    connection: ControlConnection,
     *,
-    broker: Broker,
+    memory: Memory,
     question: Question,
     timeout: float,
     started: float,
     ends: float,
-) -> Snapshot:
-    collection = _Collection(link, question, broker.memory)
+) -> tuple[Snapshot, bool]:
+    """Take the snapshot; return with it whether what is remembered is too old."""
+    presence = presence_for(connection, memory, frozenset(question.workers))
+    collector = _Collector(connection, question, presence, timeout)
     elapsed = 0.0
     try:
-        with link.replies(collection.on_message):
-            collection.run(timeout, ends)
+        with connection.replies(collector.on_message):
+            collector.run(ends)
             elapsed = time.monotonic() - started
+            if not collector.settled:
+                connection.check()
     except BrokerUnavailable as exc:
         # Everybody answered and only the tidying up failed: the answer is still true.
-        if not collection.settled:
+        if not collector.settled:
             raise
         logger.warning("The broker failed after the last answer: %s", type(exc.__cause__))
-    return Snapshot(
-        answers=collection.answers_by_field(),
-        missing=collection.missing(),
-        taken_at=collection.taken_at,
+    snapshot = Snapshot(
+        answers=collector.replies.by_field(FIELDS),
+        missing=collector.missing(),
+        taken_at=collector.taken_at,
         elapsed=elapsed,
     )
+    return snapshot, presence.is_stale
 
 
-class _Collection:
-    """One snapshot in the making: who was asked what, and who has answered."""
+class _Collector:
+    """Reads the replies to one question, and asks again where one does not come.
 
-    def __init__(self, link: Link, question: Question, memory: Memory) -> None:
-        self.link = link
+    The states of :meth:`run`:
+
+        asked         the commands are out, replies come in
+        pinged        somebody was silent for a moment, so every node was asked for a pong
+        asking again  who has ponged and owes an answer is asked for it alone (``again.py``)
+        settled       presence says that nobody else will answer
+        given up      nothing has come for ``timeout``, or ``deadline`` is reached
+    """
+
+    def __init__(
+        self, connection: ControlConnection, question: Question, presence: Presence, timeout: float
+    ) -> None:
+        self.connection = connection
         self.question = question
-        self.memory = memory
-        self.requested = frozenset(question.workers)
+        self.presence = presence
+        self.timeout = timeout
         self.taken_at = datetime.now(timezone.utc)
+        self.replies = Replies(question.fields, time.monotonic())
         self.settled = False
-        self._fields_by_ticket: dict[str, str] = {}
+        self._patience = timeout * _ASK_AGAIN_AFTER
+        self._again = AskingAgain(connection, question, timeout, self._patience)
+        self._quiet_since = self.replies.at
+        self._field_by_ticket: dict[str, str] = {}
         self._answered: set[tuple[str, str]] = set()  # ticket and worker
-        self._answers: dict[str, dict[str, Any]] = {name: {} for name in question.fields}
-        self._partial: dict[str, set[str]] = {}  # worker to the fields that it still owes
-        self._complete: set[str] = set()
-        self._awaited: set[str] = set()
-        self._census = Census(frozenset(), exhaustive=False)
-        self._gone: frozenset[str] = frozenset()
-        self._progress = False
+        self._ping: str | None = None  # the ticket of the ping to every node
 
-    # -- asking
-
-    def run(self, timeout: float, ends: float) -> None:
+    def run(self, ends: float) -> None:
         """Ask, then read replies until there is nothing left to wait for.
 
         Args:
-            timeout: seconds of silence after which the rest is given up.
             ends: monotonic time at which all is given up.
         """
-        asked_at = time.monotonic()
-        with self.link.together():
-            for name in sorted(self.question.fields, key=_PUBLISH_ORDER.index):
-                self._ask(name, self.question.workers, expires=timeout)
-        self._take_census()
-        whole_window = self._read(timeout, ends)
-        self._remember(asked_at, whole_window)
+        with self.connection.together():
+            for field in sorted(self.question.fields, key=_PUBLISH_ORDER.index):
+                ticket = self.connection.publish(
+                    field,
+                    self.question.arguments(field),
+                    expires=self.timeout,
+                    workers=self.question.workers,
+                )
+                self._field_by_ticket[ticket] = field
+        self.presence.look()
+        whole_window = self._read(ends)
+        self.presence.remember(self.replies, whole_window)
 
-    def _ask(
-        self, name: str, workers: Collection[str], *, expires: float, safe: bool = False
-    ) -> None:
-        ticket = uuid()
-        self._fields_by_ticket[ticket] = name
-        arguments = self.question.arguments(name, safe=safe)
-        self.link.publish(name, arguments, ticket=ticket, expires=expires, workers=workers)
-
-    def _take_census(self) -> None:
-        self._census = census = self.link.census(
-            self.memory, published=len(self.question.fields), workers=self.requested
-        )
-        awaited = census.names - census.asleep
-        if self.requested:
-            awaited = self.requested & awaited if census.exhaustive else self.requested
-        self._awaited = set(awaited - self._complete)
-
-    def _read(self, timeout: float, ends: float) -> bool:
+    def _read(self, ends: float) -> bool:
         """Collect replies; return whether a whole window of silence went by."""
-        ask_again_after = timeout * _ASK_AGAIN_AFTER
-        heard_at = time.monotonic()
-        came = looked = False
-        rounds = self._ask_again(timeout)
-        may_ask = True
-        while not self._is_settled():
+        self._quiet_since = time.monotonic()
+        came = False
+        while True:
             now = time.monotonic()
-            silence = now - heard_at
+            grace = self.presence.listen(self.replies, now)
+            if grace == 0.0:
+                self.settled = True
+                return False
+            silence = now - self._quiet_since
             if now >= ends:
                 return False
             # What has come and was not read yet, behind a flood of duplicates, is no silence.
-            if silence >= timeout and not came:
+            if silence >= self.timeout and not came:
                 return True
-            limits = [max(timeout - silence, _LOOK_AFTER), ends - now]
-            if not looked and self._awaited:
-                if silence >= _LOOK_AFTER:
-                    looked = True
-                    self._look_for_the_gone(min(timeout, ends - now))
+            if grace is None:
+                if self._ask_more(silence):
                     continue
-                limits.append(_LOOK_AFTER - silence)
-            if may_ask and self._partial:
-                if silence >= ask_again_after:
-                    may_ask = next(rounds, False)
-                    heard_at = time.monotonic() if may_ask else heard_at
-                    continue
-                limits.append(ask_again_after - silence)
-            self._progress = False
-            came = self.link.drain(min(limits))
-            if self._progress:
-                heard_at = time.monotonic()
-        self.settled = True
-        return False
+                grace = self._next_step(silence)
+            came = self.connection.drain(min(grace, ends - now))
 
-    def _is_settled(self) -> bool:
-        """Whether everyone who is there has answered everything."""
-        census = self._census
-        if self._partial:
-            return False
-        if self.requested:
-            return not self._awaited
-        if census.live is None:
-            return census.exhaustive and not self._awaited
-        # Where all who are live are listed, only the listed count: neither a worker that
-        # left in this very moment nor a name made up may stand in for one still to answer.
-        counted = self._complete & census.names if census.exhaustive else self._complete
-        return len(counted) >= census.live
+    def _ask_more(self, silence: float) -> bool:
+        """Ping every node, or ask a worker again; return whether anything was published."""
+        if self._ping is None:
+            if not self.presence.is_somebody_silent(self.replies):
+                return False
+            if silence < _PING_AFTER and not self.presence.is_doubtful(self.replies):
+                return False
+            self._ping = self.connection.publish(PING, {}, expires=self.timeout)
+            self.presence.look_again(self.replies)
+            return True
+        before = len(self.replies.given_up), len(self.presence.no_workers)
+        published = self._again.proceed(
+            self.replies, self._suspects(), impatient=silence >= self._patience
+        )
+        self.presence.no_workers |= self._again.no_workers
+        if published:
+            self._quiet_since = time.monotonic()
+        return published or before != (len(self.replies.given_up), len(self.presence.no_workers))
 
-    def _look_for_the_gone(self, within: float) -> None:
-        self._gone = self.link.gone(self._awaited, within=within)
-        self._awaited -= self._gone
+    def _next_step(self, silence: float) -> float:
+        """Seconds of further silence after which there is something else to do."""
+        steps = [step - silence for step in (_PING_AFTER, self._patience, self.timeout)]
+        return min([*(step for step in steps if step > 0), self._again.seconds_to_wait()])
 
-    def _ask_again(self, timeout: float) -> Iterator[bool]:
-        """Ask those that answered in part for the rest, one command at a time.
-
-        One at a time, because a worker that cannot encode its reply drops the commands
-        that it has not read yet. Yields True after each round of questions.
-        """
-        workers = [w for w in self._partial if len(w) <= _MAX_NAME][:_MAX_ASKED_AGAIN]
-        for name in sorted(self.question.fields, key=_ASK_AGAIN_ORDER.index):
-            owing = [w for w in workers if name in self._partial.get(w, ())]
-            if owing:
-                self._ask(name, owing, expires=timeout, safe=True)
-                yield True
+    def _suspects(self) -> set[str]:
+        """Nodes that have ponged and answered no command."""
+        asked = set(self.replies.pongs) & self.presence.expected(self.replies)
+        return asked - self.replies.heard - self.presence.no_workers
 
     # -- hearing
 
     def on_message(self, message: Any) -> None:
-        """Take in a reply; whatever does not answer one of our tickets is skipped."""
+        """Take in a reply; whatever does not carry one of our tickets is skipped."""
         headers = message.headers
         ticket = headers.get("ticket") if isinstance(headers, Mapping) else None
-        name = self._fields_by_ticket.get(ticket) if isinstance(ticket, str) else None
-        if name is None or not isinstance(ticket, str):
+        if not isinstance(ticket, str):
+            return
+        if not self._knows(ticket):
+            hear_late(message, self.connection, self.presence.memory)
             return
         try:
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and raise what they like
-            self.link.skip(message, exc)
+            self.connection.skip(message, exc)
             return
         if isinstance(body, Mapping):
-            for worker, reply in body.items():
-                if isinstance(worker, str) and (not self.requested or worker in self.requested):
-                    self._take_in(worker, ticket, name, reply)
+            for name, reply in body.items():
+                if isinstance(name, str):
+                    self._take_in(name, ticket, reply)
 
-    def _take_in(self, worker: str, ticket: str, name: str, reply: Any) -> None:
+    def _knows(self, ticket: str) -> bool:
+        ours = ticket in self._field_by_ticket or ticket == self._ping
+        return ours or self._again.knows(ticket)
+
+    def _take_in(self, name: str, ticket: str, reply: Any) -> None:
+        if ticket == self._ping:
+            self.replies.take_in_pong(name, time.monotonic())
+            self._again.ponged(name)
+            return
+        if self.question.workers and name not in self.question.workers:
+            return
+        field = self._field_by_ticket.get(ticket) or self._again.field_of(ticket)
+        if field is not None:
+            self._take_in_answer(name, ticket, field, reply)
+        self._again.take_in(ticket, name, self.replies)
+
+    def _take_in_answer(self, worker: str, ticket: str, field: str, reply: Any) -> None:
         if (ticket, worker) in self._answered:
             _log_duplicate(worker)
-            return
         self._answered.add((ticket, worker))
-        if worker in self._complete:
-            return
-        owed = self._partial.setdefault(worker, set(self.question.fields))
-        if name in owed:
-            self._progress = True
-            owed.remove(name)
-            self._answers[name][worker] = reply
-        if not owed:
-            del self._partial[worker]
-            self._complete.add(worker)
-            self._awaited.discard(worker)
-
-    # -- telling
-
-    def answers_by_field(self) -> dict[str, dict[str, Any] | None]:
-        """Return field to worker to reply; None where nobody answered."""
-        return {name: dict(sorted(self._answers.get(name, {}).items())) or None for name in FIELDS}
+        if self.replies.take_in(worker, field, reply, time.monotonic()):
+            self._quiet_since = self.replies.at
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return who is known to be there, or was asked for, and owes an answer to what."""
-        names = (self._census.names - self._gone) | set(self._partial)
-        if self.requested:
-            names = self.requested
-        every = set(self.question.fields)
+        expected = self.presence.expected(self.replies) - self.replies.complete
         return {
-            worker: tuple(n for n in FIELDS if n in self._partial.get(worker, every))
-            for worker in sorted(names - self._complete)
+            worker: tuple(n for n in FIELDS if n in self.replies.owed_by(worker))
+            for worker in sorted(expected)
         }
-
-    def _remember(self, asked_at: float, whole_window: bool) -> None:
-        memory, heard = self.memory, self._complete | set(self._partial)
-        silent = self._census.names - heard
-        whole_window = whole_window and not self.requested
-        if self.link.is_virtual:
-            memory.silent &= silent
-            if whole_window:
-                memory.silent |= silent
-        else:
-            memory.seen -= self._gone
-            memory.seen |= heard
-            if whole_window:
-                memory.window_at = max(memory.window_at, asked_at)
 
 
 def _log_duplicate(worker: str) -> None:
-    """Say once that two workers share a name; the answer holds one of them."""
-    if worker not in _duplicates_logged and len(_duplicates_logged) < _MAX_ASKED_AGAIN:
+    """Log once that two workers share a name; the answer holds one of them."""
+    if worker not in _duplicates_logged and len(_duplicates_logged) < _MAX_LOGGED:
         _duplicates_logged.add(worker)
         logger.warning("Several answers to one question from the worker named %.255r", worker)
+
+
+def _find_out_again(broker: Broker, app: Celery, options: Options) -> None:
+    """Find out anew what is remembered of the broker, without making a caller wait.
+
+    Asks something small, relying on nothing that is remembered, in a thread of its own.
+    """
+    memory, fresh = broker.memory, Memory()
+    if memory.finding is not None:  # The next question shall not do the same.
+        memory.finding = replace(memory.finding, at=time.monotonic())
+    started = time.monotonic()
+    work = partial(
+        _collect,
+        memory=fresh,
+        question=Question(fields=("query_task",)),
+        timeout=options.timeout,
+        started=started,
+        ends=started + options.deadline,
+    )
+
+    def run() -> None:
+        with suppress(CeleryStatsError):  # The next question says what is wrong.
+            broker.run(app, options.deadline, work)
+            memory.finding = fresh.finding
+
+    with suppress(RuntimeError):  # The system has no thread left: the next question tries.
+        threading.Thread(target=run, name="celery-stats-look", daemon=True).start()

@@ -12,7 +12,7 @@ from unicodedata import combining, east_asian_width
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from celery_stats.control.snapshot import Question
+from celery_stats.control.question import Question
 from celery_stats.page import page
 from celery_stats.report import Report
 

@@ -22,7 +22,7 @@ from celery_stats import report as reports
 from celery_stats.conf import conf
 from celery_stats.control.broker import broker_for, find_app
 from celery_stats.control.exceptions import CeleryStatsError
-from celery_stats.control.snapshot import FIELDS, Question
+from celery_stats.control.question import FIELDS, Question
 from celery_stats.management.text import lines, printable, silent
 from celery_stats.query import parse_question
 from celery_stats.views import CeleryStatsView
@@ -75,9 +75,10 @@ class Command(BaseCommand):
         question = parse(options)
         try:
             with reason_said_once():
-                report = reports.get_report(question, conf, timeout=options["timeout"])
+                asked = reports.ReportOptions.from_conf(conf, timeout=options["timeout"])
+                report = reports.get_report(question, asked)
         except CeleryStatsError as exc:
-            said = printable(reports.reason(exc, conf.celery_app))
+            said = printable(reports.reason(exc))
             raise CommandError(f"No snapshot: {said}", returncode=NOT_ASKED) from exc
         broker_for(find_app(conf.celery_app)).close()
 

@@ -1,0 +1,383 @@
+"""One private, bounded connection to the broker: publish, drain, close.
+
+It never touches the Celery app's connection and producer pools: an ``inspect()`` call holds one
+pooled connection while it waits for a second one, so ten concurrent callers block each other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+from urllib.parse import quote
+
+from celery import Celery
+from kombu import Connection, Consumer, Producer
+from kombu.exceptions import KombuError
+from kombu.transport import virtual
+from kombu.utils.uuid import uuid
+
+from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks into a broker that cannot wake its readers (the file system).
+POLLING_INTERVAL = 0.005
+
+#: What every node answers, workers and others.
+PING = "ping"
+
+#: Tickets of earlier questions whose late replies are still of use.
+REMEMBERED_TICKETS = 32
+
+#: What kombu's virtual transports raise for a payload that is no message. From AMQP, whose
+#: frames are no payloads, the same errors mean a broken connection.
+_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
+
+OnMessage = Callable[[Any], None]
+
+
+class ControlConnection:
+    """An open connection with the reply queue of one asker.
+
+    Not thread-safe: whoever leased it from a :class:`~.broker.Broker` is alone with it.
+    Every method raises :class:`BrokerUnavailable` when the broker fails.
+
+    Attributes:
+        patience: seconds that one exchange with the broker may take.
+        tickets: those of the latest worker commands, pings left out, the newest last.
+        published: the number of commands published since the reply queue was last opened.
+    """
+
+    def __init__(self, app: Celery, deadline: float) -> None:
+        """Connect.
+
+        Args:
+            app: the Celery app whose broker configuration is honoured.
+            deadline: seconds that a snapshot may take in all. Each attempt to connect
+                and each exchange with the broker gets a share of it.
+
+        Raises:
+            BrokerUnavailable: no broker of the configuration accepted us in time.
+            RemoteControlUnsupported: the transport has no broadcast.
+        """
+        self.pid = os.getpid()
+        self.deadline = deadline
+        self.used_at = time.monotonic()
+        self.tickets: deque[str] = deque(maxlen=REMEMBERED_TICKETS)
+        self.published = 0
+        self._read_pending = False
+        self._unreadable = self._skipped = False
+        self._failed = False
+        self._consumer: Consumer | None = None
+        self._on_message: OnMessage = self._ignore
+        self._connect(app)
+
+    def _connect(self, app: Celery) -> None:
+        connection = configured(app)
+        self.connection = connection
+        self.urls = broker_urls(connection)
+        hosts = len(connection.alt) or 1
+        self.patience = self.deadline / (hosts + 1)
+        connection.connect_timeout = min(
+            self.patience, app.conf.broker_connection_timeout or self.patience
+        )
+        try:
+            transport = connection.get_transport_cls()
+            self.driver: str = transport.driver_type
+            self.is_virtual = issubclass(transport, virtual.Transport)
+            self._bound()
+            made = connection.transport  # made at its first use, which may fail
+        except ImportError as exc:
+            raise self._named(RemoteControlUnsupported(f"{type(exc).__name__}: {exc}")) from exc
+        except ValueError as exc:
+            # The text may quote a part of the password: that of "redis://:pa/ss@host".
+            raise BrokerUnavailable("the broker's URL cannot be read") from exc
+        if "fanout" not in made.implements.exchange_type:
+            raise RemoteControlUnsupported(f"{self.driver} cannot broadcast to workers")
+        self._errors = (
+            KombuError,
+            OSError,
+            *connection.connection_errors,
+            *connection.channel_errors,
+            *(() if self.is_virtual else _UNREADABLE),
+        )
+        try:
+            with self.guarded():
+                connection.ensure_connection(
+                    max_retries=hosts - 1,
+                    interval_start=0,
+                    interval_step=0,
+                    interval_max=0,
+                    timeout=self.deadline,
+                )
+                self.channel = connection.default_channel
+                if self.driver == "amqp":
+                    # py-amqp's read_timeout loops on EAGAIN; a time-out of the socket is kept.
+                    connection.connection.sock.settimeout(self.patience)
+                self._prepare(app)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _prepare(self, app: Celery) -> None:
+        self.mailbox = app.control.mailbox(self.connection)
+        # One name for the life of the connection: the channel remembers every queue that it
+        # ever declared.
+        self.reply_queue = self.mailbox.get_reply_queue()
+        self.reply_key = self.reply_queue.routing_key = uuid()
+        self.reply_queue.name = f"{self.reply_key}.{self.mailbox.reply_exchange.name}"
+        self.producer = Producer(
+            self.channel,
+            exchange=self.mailbox.exchange,
+            serializer=self.mailbox.serializer,
+        )
+
+    def _bound(self) -> None:
+        """Put finite time-outs on every exchange with the broker."""
+        options = self.connection.transport_options
+        if self.driver == "redis":
+            options.update(self._timeouts(options), retry_on_timeout=False)
+            # What asks the sentinels is a client of its own, and it would try each that
+            # is down for seconds.
+            asking = options.get("sentinel_kwargs") or {}
+            options["sentinel_kwargs"] = {**asking, **self._timeouts(asking), "retry": None}
+        elif self.is_virtual:
+            options["polling_interval"] = POLLING_INTERVAL
+
+    def _timeouts(self, options: Mapping[str, Any]) -> dict[str, float]:
+        """Return redis-py's time-outs: the configured ones where they are shorter than ours."""
+        names = ("socket_timeout", "socket_connect_timeout")
+        return {name: min(self.patience, options.get(name) or self.patience) for name in names}
+
+    def _named(self, error: CeleryStatsError) -> CeleryStatsError:
+        error.urls = self.urls
+        return error
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn what the transport raises into :class:`BrokerUnavailable`."""
+        try:
+            yield
+        except self._errors as exc:
+            self._failed = True
+            cause = exc.__cause__ or exc
+            raise self._named(BrokerUnavailable(f"{type(cause).__name__}: {cause}")) from exc
+
+    @contextmanager
+    def replies(self, on_message: OnMessage) -> Iterator[None]:
+        """Hand every reply to ``on_message``, undecoded.
+
+        On AMQP the reply queue stays open until the connection is closed, and is removed by
+        the broker then, so that late replies are read with the next question. Virtual
+        transports would leave the queue behind when a process is killed: there it is removed
+        at the end of the block. That takes an answer from the broker, so a block that ends
+        without an error also proves that the broker is still there.
+        """
+        self._skipped = False
+        self.published = 0
+        self._on_message = on_message
+        self._open_reply_queue()
+        try:
+            yield
+        finally:
+            self._on_message = self._ignore
+            if self.is_virtual and not self._failed:
+                self._close_reply_queue()
+
+    def _open_reply_queue(self) -> None:
+        if self._consumer is not None:
+            return
+        with self.guarded():
+            queue = self.reply_queue(self.channel)
+            queue.declare()
+            self._consumer = Consumer(
+                self.channel,
+                [queue],
+                no_ack=True,
+                auto_declare=False,
+                accept=self.mailbox.accept,
+                on_message=lambda message: self._on_message(message),
+                on_decode_error=self.skip,
+            )
+            self._consumer.consume()
+
+    def _close_reply_queue(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with self.guarded():
+                consumer.cancel()
+                self.reply_queue(self.channel).delete()
+
+    def _ignore(self, message: Any) -> None:
+        """Drop a reply that nobody waits for."""
+
+    def check(self) -> None:
+        """Prove that the broker still answers, where closing the reply queue does not."""
+        if not self.is_virtual:
+            with self.guarded():
+                self.reply_queue(self.channel).queue_declare(passive=True)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Publish everything that is published in the block in one go.
+
+        Saves a round trip for each message where kombu can do it: from 5.7, on Redis.
+        """
+        batch = getattr(self.producer, "batch", nullcontext)
+        with self.guarded(), batch():
+            yield
+
+    def publish(
+        self,
+        command: str,
+        arguments: Mapping[str, Any],
+        *,
+        expires: float,
+        workers: Collection[str] = (),
+    ) -> str:
+        """Broadcast one remote control command, in the form that kombu's mailboxes read.
+
+        Args:
+            command: its name, such as ``"active"``.
+            arguments: its keyword arguments.
+            expires: seconds for which an answer is of use.
+            workers: the full names of those who should answer; empty: all.
+
+        Returns:
+            str: the ticket that the replies will carry.
+        """
+        ticket: str = uuid()
+        body = {
+            "method": command,
+            "arguments": dict(arguments),
+            "destination": list(workers) or None,
+            "pattern": None,
+            "matcher": None,
+            "ticket": ticket,
+            "reply_to": {
+                "exchange": self.mailbox.reply_exchange.name,
+                "routing_key": self.reply_key,
+            },
+        }
+        headers = {"clock": self.mailbox.clock.forward(), "expires": time.time() + expires}
+        with self.guarded():
+            self.producer.publish(body, headers=headers)
+        if command != PING:
+            self.tickets.append(ticket)
+        self.published += 1
+        return ticket
+
+    def drain(self, timeout: float) -> bool:
+        """Hand on what has come.
+
+        Args:
+            timeout: seconds to wait for something.
+
+        Returns:
+            bool: False when nothing came.
+        """
+        with self.guarded():
+            try:
+                self.connection.drain_events(timeout=max(timeout, 0.001))
+            except TimeoutError:
+                self._read_pending = True
+                return False
+            except _UNREADABLE as exc:
+                if not self.is_virtual:
+                    raise
+                self.skip(None, exc)
+                self._unreadable = True
+            self._read_pending = False
+            return True
+
+    def read_late(self, on_message: OnMessage) -> None:
+        """Hand on the replies that came after the last question; waits for none."""
+        if self._consumer is not None:
+            self._on_message = on_message
+            with suppress(BrokerUnavailable):
+                while self.drain(0):
+                    pass
+
+    def skip(self, message: Any, exc: Exception) -> None:
+        """Log, once for a snapshot, that a reply counts as no answer.
+
+        Its content may be anything, so it stays out.
+        """
+        if not self._skipped:
+            logger.warning("A reply could not be read and was skipped: %s", type(exc).__name__)
+        self._skipped = True
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._failed:
+            self.abandon()
+        else:
+            self._drop_pending_read()
+            self.connection.release()
+
+    def abandon(self) -> None:
+        """Drop the connection without another word to a broker that failed."""
+        self._drop_pending_read()
+        self.connection.collect()
+
+    def _drop_pending_read(self) -> None:
+        """Disconnect a BRPOP that nobody will answer.
+
+        kombu's Redis channel waits for it on closing, for up to a second. ``client`` is an
+        attribute that kombu does not document; without it closing takes that second.
+        """
+        if self._read_pending and self.driver == "redis":
+            with suppress(AttributeError, KeyError):
+                vars(self.channel)["client"].connection.disconnect()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the next snapshot may use the connection.
+
+        A BRPOP that is still waiting would hold the next one up, and what could not be
+        read may be the connection's fault. A broker that failed may have done so after
+        the last answer, when the snapshot was whole.
+        """
+        reading = self._read_pending and self.driver == "redis"
+        return not (self._failed or self._unreadable or reading)
+
+
+def configured(app: Celery) -> Connection:
+    """Return a connection as the app's configuration has it, not opened.
+
+    Raises:
+        BrokerUnavailable: the configuration names no broker, or its URL cannot be read.
+        RemoteControlUnsupported: there is no such transport.
+    """
+    if not (app.conf.broker_write_url or app.conf.broker_transport):
+        # Celery would try amqp://guest@localhost. Without a word of it in the settings,
+        # the app is most likely not the project's own but Celery's default one.
+        raise BrokerUnavailable(f"the Celery app {app.main!r} names no broker")
+    try:
+        return app.connection_for_write()
+    except ImportError as exc:
+        raise RemoteControlUnsupported(f"{type(exc).__name__}: {exc}") from exc
+    except ValueError as exc:
+        # The text may quote a part of the password: that of "redis://:pa/ss@host".
+        raise BrokerUnavailable("the broker's URL cannot be read") from exc
+
+
+def broker_urls(connection: Connection) -> tuple[str, ...]:
+    """Return the URLs of a connection, fail-over ones included, for their secrets.
+
+    The sentinels' password is among them as the URL of a sentinel: redis-py 6 and 7 quote
+    it when no master is found.
+    """
+    urls = [*connection.alt]
+    with suppress(ImportError, KeyError, ValueError):  # a transport that there is not
+        urls.append(connection.as_uri(include_password=True))
+    asking = connection.transport_options.get("sentinel_kwargs") or {}
+    if asking.get("password"):
+        urls.append(f"sentinel://:{quote(asking['password'], safe='')}@")
+    return tuple(urls)

@@ -1,0 +1,47 @@
+"""What is asked, and how long it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+#: What workers are asked, in the order of the answer's keys.
+FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and of whom.
+
+    Attributes:
+        fields: those of :data:`FIELDS` to ask.
+        task_ids: the ids for ``query_task``.
+        workers: full names of those who should answer; empty: all.
+    """
+
+    fields: tuple[str, ...] = FIELDS
+    task_ids: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+
+    def arguments(self, command: str) -> dict[str, Any]:
+        """Return the keyword arguments of a command, as ``inspect()`` sends them."""
+        if command == "query_task":
+            return {"ids": list(self.task_ids)}
+        return {"safe": None} if command == "active" else {}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a snapshot depends on besides the question.
+
+    Attributes:
+        app: the Celery app whose workers are asked, or its dotted path.
+        timeout: seconds of silence after which those who have not answered are given up.
+        deadline: seconds that a snapshot may take in all, connecting included.
+    """
+
+    app: Celery | str
+    timeout: float = 1.0
+    deadline: float = 5.0
