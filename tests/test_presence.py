@@ -1,0 +1,356 @@
+"""Who is there to answer: the truth in every fleet, and nobody waited for in vain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import celery
+import pytest
+from celery import Celery
+
+from celery_stats.control import presence
+from celery_stats.control.broker import broker_for
+from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.snapshot import Snapshot, take_snapshot
+from tests.beat import beat
+from tests.support import Broker, Mailbox, RedisServer, wait_until
+
+MakeBroker = Callable[..., Broker]
+
+#: Long enough that running into it by accident is noticed in ``elapsed``.
+TIMEOUT = 4.0
+
+has_beat = pytest.mark.skipif(
+    celery.VERSION < (5, 7), reason="celery beat has remote control from Celery 5.7"
+)
+
+
+def take(app: Celery, timeout: float = TIMEOUT, **asked: Any) -> Snapshot:
+    return take_snapshot(Question(**asked), Options(app, timeout, 20.0))
+
+
+def answered(snapshot: Snapshot) -> dict[str, list[str]]:
+    """Return who stands under each key."""
+    return {name: list(snapshot.answers[name] or ()) for name in FIELDS}
+
+
+def everywhere(*workers: str) -> dict[str, list[str]]:
+    return {name: list(workers) for name in FIELDS}
+
+
+@pytest.mark.parametrize("kind", ["redis", "filesystem", "amqp"])
+@has_beat
+class TestNoWorkers:
+    def test_beat__neither_waited_for_nor_missing(
+        self, make_broker: MakeBroker, kind: str
+    ) -> None:
+        broker = make_broker(kind)
+        broker.fleet("one@t")
+        with beat(broker):
+            take(broker.app, 1)  # on RabbitMQ the first question waits for unknown workers
+            for _ in range(3):
+                snapshot = take(broker.app)
+                assert answered(snapshot) == everywhere("one@t")
+                assert snapshot.missing == {}
+                assert snapshot.elapsed < TIMEOUT
+
+    def test_beat_asked_for_by_name__missing(self, make_broker: MakeBroker, kind: str) -> None:
+        broker = make_broker(kind)
+        broker.fleet("one@t")
+        with beat(broker) as node:
+            snapshot = take(broker.app, workers=(node, "one@t"))
+        assert answered(snapshot) == everywhere("one@t")
+        assert snapshot.missing == {node: FIELDS}
+        assert snapshot.elapsed < TIMEOUT
+
+
+def test_no_worker__pinged_once_and_then_remembered(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    pings: list[str] = []
+
+    def only_pong(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] == "ping":
+            pings.append(mailbox.name)
+            mailbox.answer(command)
+
+    broker.fleet("one@t")
+    with Mailbox(broker, "celerybeat@t", only_pong) as node:
+        assert take(broker.app).missing == {}
+        # One ping to every node, and one after the command that every worker answers.
+        assert len(pings) == 2
+        assert node.heard == [*_asked_of_all(), "query_task"]
+        for _ in range(3):
+            assert take(broker.app).missing == {}
+        assert len(pings) == 2
+
+
+def _asked_of_all() -> list[str]:
+    return ["stats", "revoked", "query_task", "scheduled", "reserved", "active"]
+
+
+def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker) -> None:
+    """It answers the ping, and the command that every worker can answer."""
+    broker = make_broker()
+
+    def forgetful(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] == "ping" or len(mailbox.heard) > len(FIELDS):
+            mailbox.answer(command)
+
+    with Mailbox(broker, "forgetful@t", forgetful):
+        snapshot = take(broker.app)
+    assert answered(snapshot) == everywhere("forgetful@t")
+    assert snapshot.elapsed < TIMEOUT
+
+
+class TestStrangers:
+    """Subscribers that answer nothing, pings included."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[RedisServer]:
+        """A server of its own: patterns are heard across databases."""
+        server = RedisServer()
+        yield server
+        server.stop()
+
+    @pytest.fixture
+    def broker(self, server: RedisServer) -> Iterator[Broker]:
+        broker = Broker("redis", f"redis://127.0.0.1:{server.port}/1")
+        yield broker
+        broker.close()
+
+    def test_monitoring_tool__waited_for_once(self, server: RedisServer, broker: Broker) -> None:
+        broker.fleet("one@t")
+        with server.client() as client, client.pubsub() as tool:
+            tool.psubscribe("*")
+            wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
+            assert take(broker.app, 0.5).missing == {}
+            for _ in range(3):
+                snapshot = take(broker.app)
+                assert answered(snapshot) == everywhere("one@t")
+                assert snapshot.missing == {}
+                assert snapshot.elapsed < TIMEOUT
+        # The count has changed, and with it nothing is left to wait for.
+        assert take(broker.app).elapsed < TIMEOUT
+
+    def test_another_worker_beside__waited_for(self, server: RedisServer, broker: Broker) -> None:
+        broker.fleet("one@t")
+        with server.client() as client, client.pubsub() as tool:
+            tool.psubscribe("*")
+            wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
+            take(broker.app, 0.5)
+            broker.fleet("two@t")
+            assert answered(take(broker.app, 0.5)) == everywhere("one@t", "two@t")
+
+    def test_that_begins_to_answer__found_out_in_the_background(
+        self, server: RedisServer, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        speaks = threading.Event()
+
+        def mute(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if speaks.is_set():
+                mailbox.answer(command)
+
+        memory = broker_for(broker.app).memory
+        with (
+            Mailbox(broker, "one@t", Mailbox.answer),
+            Mailbox(broker, "mute@t", mute),
+            server.client(db=1) as client,
+        ):
+            key = f"_kombu.binding.{broker.namespace}.pidbox"
+            (row,) = (row for row in client.smembers(key) if b"mute@t" in row)
+            client.srem(key, row)
+            take(broker.app, 0.5)
+            assert memory.finding is not None
+            assert memory.finding.strangers == 1
+            speaks.set()
+            monkeypatch.setattr(presence, "LOOK_AGAIN_AFTER", 0.0)
+            take(broker.app)
+            wait_until(
+                lambda: memory.finding is None or not memory.finding.strangers,
+                what="what was found out anew",
+            )
+            assert answered(take(broker.app)) == everywhere("mute@t", "one@t")
+
+
+class TestUnlisted:
+    def test_of_two_with_one_name__the_living_is_never_missing(
+        self, make_broker: MakeBroker
+    ) -> None:
+        """The first that stops takes the shared name away; another name is stale."""
+        broker = make_broker()
+        first, _second, doomed = broker.fleet("twin@t", "twin@t", "doomed@t")
+        doomed.kill()
+        first.stop()
+        for asked in ((), ("twin@t",)):
+            for _ in range(2):
+                snapshot = take(broker.app, workers=asked)
+                assert answered(snapshot) == everywhere("twin@t")
+                assert "twin@t" not in snapshot.missing
+                assert snapshot.elapsed < TIMEOUT
+
+    @pytest.mark.parametrize("kind", ["redis", "amqp"])
+    def test_killed_one_asked_for_by_name__missing_without_a_window(
+        self, make_broker: MakeBroker, kind: str
+    ) -> None:
+        broker = make_broker(kind)
+        _one, two = broker.fleet("one@t", "two@t")
+        two.kill()
+        for _ in range(2):
+            snapshot = take(broker.app, workers=("two@t",))
+            assert snapshot.missing == {"two@t": FIELDS}
+            assert snapshot.elapsed < TIMEOUT
+
+
+class TestRedisRaces:
+    def test_one_leaves_while_it_is_counted__the_other_is_waited_for(
+        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has answered, is not counted any more, and its name is still listed."""
+        broker = make_broker()
+        looked = threading.Event()
+        look = presence.RedisPresence.look
+
+        with Mailbox(broker, "leaving@t", Mailbox.answer) as leaving:
+
+            def leave(self: Any) -> None:
+                wait_until(lambda: len(leaving.heard) == len(FIELDS), what="its answers")
+                client = self.connection.channel.client
+                key = f"_kombu.binding.{broker.namespace}.pidbox"
+                rows = client.smembers(key)
+                leaving.__exit__()
+                client.sadd(key, *rows)
+                look(self)
+                looked.set()
+
+            monkeypatch.setattr(presence.RedisPresence, "look", leave)
+
+            def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+                assert looked.wait(20)
+                mailbox.answer(command)
+
+            with Mailbox(broker, "slow@t", slow):
+                snapshot = take(broker.app)
+        assert answered(snapshot)["stats"] == ["leaving@t", "slow@t"]
+        assert "slow@t" not in snapshot.missing
+
+    def test_malformed_rows__skipped(self, make_broker: MakeBroker) -> None:
+        broker = make_broker()
+        broker.fleet("one@t")
+        key = f"_kombu.binding.{broker.namespace}.pidbox"
+        with broker.app.connection_for_write() as connection:
+            client = connection.default_channel.client
+            client.sadd(key, "no row", "\x06\x16\x06\x16")
+            snapshot = take(broker.app)
+            assert answered(snapshot) == everywhere("one@t")
+            assert snapshot.missing == {}
+            client.sadd(key, b"\xff\x06\x16\x06\x16\xff.celery.pidbox")
+            assert answered(take(broker.app)) == everywhere("one@t")
+
+
+class TestRabbitMQ:
+    def test_before_the_workers_are_up__nothing_is_learnt(self, make_broker: MakeBroker) -> None:
+        broker = make_broker("amqp")
+        assert answered(take(broker.app, 0.5)) == everywhere()
+        with Mailbox(broker, "one@t", Mailbox.answer):
+            snapshot = take(broker.app, 0.5)
+            assert answered(snapshot) == everywhere("one@t")
+            assert take(broker.app).elapsed < TIMEOUT
+
+    def test_fleet_replaced__found_like_the_first(self, make_broker: MakeBroker) -> None:
+        broker = make_broker("amqp")
+        with Mailbox(broker, "old@t", Mailbox.answer):
+            assert answered(take(broker.app, 0.5)) == everywhere("old@t")
+        with Mailbox(broker, "new@t", Mailbox.answer):
+            assert answered(take(broker.app, 0.5)) == everywhere("new@t")
+
+    def test_after_a_pause__no_window(
+        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker = make_broker("amqp")
+        with Mailbox(broker, "one@t", Mailbox.answer):
+            take(broker.app, 0.5)
+            monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", 0.0)
+            for _ in range(3):
+                snapshot = take(broker.app)
+                assert answered(snapshot) == everywhere("one@t")
+                assert snapshot.elapsed < TIMEOUT
+
+    @pytest.mark.parametrize("idle", [10.0, 0.0])
+    def test_newcomer_too_late_for_one_question__in_the_next(
+        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch, idle: float
+    ) -> None:
+        """Its replies are read with the next question, on a connection that is kept or not."""
+        broker = make_broker("amqp")
+        monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", idle)
+        may_answer = threading.Event()
+        answered_late = threading.Event()
+
+        def newcomer(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            assert may_answer.wait(20)
+            mailbox.answer(command)
+            if len(mailbox.heard) == len(FIELDS):
+                answered_late.set()
+
+        with Mailbox(broker, "one@t", Mailbox.answer):
+            take(broker.app, 0.5)
+            with Mailbox(broker, "new@t", newcomer):
+                assert answered(take(broker.app)) == everywhere("one@t")
+                may_answer.set()
+                assert answered_late.wait(20)
+                assert answered(take(broker.app)) == everywhere("new@t", "one@t")
+
+    def test_all_are_slow__named_as_missing(self, make_broker: MakeBroker) -> None:
+        broker = make_broker("amqp")
+        may_answer = threading.Event()
+        may_answer.set()
+
+        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if may_answer.is_set():
+                mailbox.answer(command)
+
+        with Mailbox(broker, "one@t", slow):
+            take(broker.app, 0.5)
+            may_answer.clear()
+            assert take(broker.app, 0.5).missing == {"one@t": FIELDS}
+
+
+def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: MakeBroker) -> None:
+    broker = make_broker("filesystem")
+    broker.fleet("one@t")
+    app = broker.client(broker_transport="tests.local_table:Transport")
+    try:
+        for _ in range(2):
+            snapshot = take(app, 0.5)
+            assert answered(snapshot) == everywhere("one@t")
+            assert snapshot.elapsed > 0.5
+    finally:
+        broker_for(app).close()
+
+
+def test_threads_worker_beside_an_odd_task__the_plain_ones_keep_their_arguments(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    broker.fleet("one@t", pool="threads", concurrency=2)
+    plain = [broker.send(number, seconds=600, city="Tallinn") for number in (1, 2)]
+    wait_until(
+        lambda: len(take(broker.app).answers["active"]["one@t"]) == 2,  # type: ignore[index]
+        what="two tasks at work",
+    )
+    broker.send({1, 2}, seconds=600, serializer="pickle")
+    inspect = broker.client().control.inspect(limit=1)
+    expected = {task["id"]: task for task in inspect.active()["one@t"]}
+
+    def odd_is_reserved() -> Snapshot | None:
+        snapshot = take(broker.app)
+        return snapshot if "one@t" in snapshot.missing else None
+
+    snapshot = wait_until(odd_is_reserved, what="the odd task among the reserved")
+    assert snapshot.missing == {"one@t": ("reserved",)}
+    tasks = {task["id"]: task for task in snapshot.answers["active"]["one@t"]}  # type: ignore[index]
+    assert sorted(tasks) == sorted(plain)
+    for task_id in plain:
+        assert tasks[task_id]["args"] == expected[task_id]["args"]
+        assert tasks[task_id]["kwargs"] == {"seconds": 600, "city": "Tallinn"}
