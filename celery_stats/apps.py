@@ -10,6 +10,8 @@ class CeleryStatsConfig(AppConfig):
 
     def ready(self) -> None:
         # Here, since the checks know REST framework's classes, which need the settings.
+        from . import worker
         from .checks import check_settings
 
         register(check_settings, Tags.security)
+        worker.connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,9 +15,9 @@ from kombu.utils.json import dumps
 class Channel(filesystem.Channel):  # type: ignore[misc]
     """Writes messages whole, and takes its mailbox along when it goes.
 
-    kombu's own lets a reader take a file before its text is in it: that message is
-    lost, and the worker that took it ends with a JSONDecodeError. And it leaves the
-    mailboxes of stopped workers bound, so that they look like silent ones.
+    kombu's own lets a reader take a file before its text is in it: that message, or the
+    table of bindings, is lost, and the worker that took it ends with a JSONDecodeError. And it
+    leaves the mailboxes of stopped workers bound, so that they look like silent ones.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,6 +33,17 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
             for queue in self._auto_delete:
                 self.queue_delete(queue)
         super().close()
+
+    def _queue_bind(self, exchange: str, *args: Any) -> None:
+        # kombu writes a new table into a file that others can read already: it comes first.
+        table = self._exchange_file(exchange)
+        table.parent.mkdir(exist_ok=True)
+        draft = table.with_name(f"{uuid4()}.draft")
+        draft.write_text("[]")
+        with suppress(FileExistsError):
+            table.hardlink_to(draft)
+        draft.unlink()
+        super()._queue_bind(exchange, *args)
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
         name = f"{time.monotonic_ns()}_{uuid4()}"

@@ -33,4 +33,10 @@ def make_app(config: dict[str, Any]) -> Celery:
     return app
 
 
+if os.environ.get("CELERY_STATS_TEST_DJANGO"):  # A project's worker, with the app installed.
+    import django
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    django.setup()
+
 app = make_app(json.loads(os.environ.get("CELERY_STATS_TEST_CONFIG", "{}")))

@@ -25,6 +25,7 @@ import redis
 from celery import Celery
 
 from celery_stats.control.broker import broker_for
+from celery_stats.control.question import ARGUMENT
 from tests.celery_app import make_app
 from tests.simulated import PONG, replies
 
@@ -199,10 +200,18 @@ class Broker:
         return self._apps[-1]
 
     def start(
-        self, name: str, *, pool: str = "prefork", concurrency: int = 1, **config: Any
+        self,
+        name: str,
+        *,
+        pool: str = "prefork",
+        concurrency: int = 1,
+        with_app: bool = False,
+        **config: Any,
     ) -> Worker:
         """Return a worker that is starting; see :meth:`Worker.ready`."""
-        worker = Worker(self, name, pool=pool, concurrency=concurrency, config=config)
+        worker = Worker(
+            self, name, pool=pool, concurrency=concurrency, with_app=with_app, config=config
+        )
         self.workers.append(worker)
         return worker
 
@@ -249,6 +258,7 @@ class Worker(Process):
         pool: str,
         concurrency: int,
         python: str | None = None,
+        with_app: bool = False,
         config: dict[str, Any] | None = None,
     ) -> None:
         self.name = name
@@ -275,6 +285,7 @@ class Worker(Process):
             log=broker.folder / f"{uuid4().hex}.log",
             env={
                 "CELERY_STATS_TEST_CONFIG": json.dumps({**broker.config, **(config or {})}),
+                "CELERY_STATS_TEST_DJANGO": "1" if with_app else "",
                 # Containers run as root, and Celery refuses pickle there.
                 "C_FORCE_ROOT": "1",
             },
@@ -446,6 +457,15 @@ class Mailbox:
         """Publish to whom the command names; ``message`` is how, as kombu's Producer has it."""
         headers = {"ticket": command["ticket"], "clock": 1}
         self.producer.publish(body, **{**command["reply_to"], "headers": headers, **message})
+
+    def answer_together(self, command: dict[str, Any]) -> None:
+        """Reply as a worker with the app would."""
+        asked = command["arguments"].get(ARGUMENT)
+        if asked is None:
+            self.answer(command)
+        else:
+            said = {name: replies(self.name)[name] for name in asked}
+            self.reply(command, {self.name: {ARGUMENT: said}})
 
     def answer(self, command: dict[str, Any], name: str | None = None) -> None:
         """Reply as a real worker would."""

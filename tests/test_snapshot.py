@@ -19,6 +19,7 @@ from kombu.utils.uuid import uuid
 from celery_stats.control.broker import broker_for
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
+from tests.comparison import without_what_changes
 from tests.conftest import KINDS
 from tests.simulated import handlers
 from tests.support import ROOT, Broker, Proxy, RedisServer, deaf_afterwards, wait_until
@@ -70,15 +71,6 @@ def busy(broker: Broker, *workers: str) -> dict[str, list[str]]:
 
     wait_until(settled, what="content under every key")
     return ids
-
-
-def without_what_changes(reply: Any) -> Any:
-    if isinstance(reply, dict):
-        changing = ("clock", "uptime", "rusage", "writes")
-        return {k: without_what_changes(v) for k, v in reply.items() if k not in changing}
-    if isinstance(reply, (list, tuple)):
-        return sorted(map(without_what_changes, reply), key=repr)
-    return reply
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,9 +8,10 @@ worker. Each is asked for one field alone, so that one lost reply takes no other
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from itertools import islice
 from typing import Any
 
 from .connection import PING, ControlConnection
@@ -87,6 +88,7 @@ class AskingAgain:
         self._tried: set[tuple[str, tuple[str | None, bool]]] = set()
         #: Nodes that have worked off all that they were asked.
         self._idle: set[str] = set()
+        self._chosen: set[str] = set()
         self._round: _Round | None = None
         self._fields: dict[str, str | None] = {}  # ticket to field, of every round
 
@@ -113,6 +115,10 @@ class AskingAgain:
             else:
                 self.no_workers.add(worker)
 
+    def asked(self, workers: Collection[str]) -> None:
+        """Note that these were asked something new since they ponged."""
+        self._idle -= set(workers)
+
     def ponged(self, worker: str) -> None:
         """Note the answer to a ping that went to every node."""
         if self._round is None or worker not in self._round.waiting:
@@ -133,9 +139,10 @@ class AskingAgain:
             if self._round.waiting and self._seconds_left() > 0:
                 return self._ping(self._round)
             self._round = None
+        self._choose(replies.pending | suspects)
         for step, workers in self._candidates(replies, suspects, impatient=impatient):
             if workers:
-                self._ask(step, workers[:MAX_WORKERS])
+                self._ask(step, workers)
                 return True
         replies.given_up |= self._idle & set(replies.owed)
         return False
@@ -161,17 +168,23 @@ class AskingAgain:
         )
         return True
 
+    def _choose(self, workers: set[str]) -> None:
+        """Add to those who are asked again, as long as there is room."""
+        room = MAX_WORKERS - len(self._chosen)
+        new = (worker for worker in workers - self._chosen if len(worker) <= MAX_NAME)
+        self._chosen.update(islice(new, room))
+
     def _candidates(
         self, replies: Replies, suspects: set[str], *, impatient: bool
     ) -> Iterator[tuple[tuple[str | None, bool], list[str]]]:
         """Yield each step with those who should be asked, in the order of asking."""
         yield (None, False), self._not_tried((None, False), suspects & self._idle)
         for step in STEPS:
-            owing = {w for w, owed in replies.owed.items() if step[0] in owed}
+            owing = {w for w in self._chosen if step[0] in replies.owed.get(w, ())}
             yield step, self._not_tried(step, owing if impatient else owing & self._idle)
 
     def _not_tried(self, step: tuple[str | None, bool], workers: set[str]) -> list[str]:
-        return sorted(w for w in workers if len(w) <= MAX_NAME and (w, step) not in self._tried)
+        return sorted(w for w in workers & self._chosen if (w, step) not in self._tried)
 
     def _ask(self, step: tuple[str | None, bool], workers: list[str]) -> None:
         name, safe = step

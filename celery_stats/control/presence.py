@@ -82,6 +82,7 @@ class Memory:
         window_passed: AMQP: whether a whole window was spent listening for unknown workers.
         unread: other tables: listed workers that stayed silent for a whole window.
         no_workers: other tables: listed nodes that are no workers.
+        plain: workers without this app, which answer one command at a time.
     """
 
     finding: Finding | None = None
@@ -89,6 +90,7 @@ class Memory:
     window_passed: bool = False
     unread: set[str] = field(default_factory=set)
     no_workers: set[str] = field(default_factory=set)
+    plain: set[str] = field(default_factory=set)
 
 
 class Presence:
@@ -296,15 +298,19 @@ class AmqpPresence(Presence):
         return frozenset(asked) - replies.done - self._gone - self.no_workers
 
     def is_somebody_silent(self, replies: Replies) -> bool:
-        return bool(replies.pending or self._awaited(replies))
+        # In a first question, whoever is unknown and lost its reply is found by its pong.
+        return bool(replies.pending or self._awaited(replies) or self._is_first)
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether nobody is known: in a process's first question, or after a whole fleet left."""
+        known = self.memory.known - self._gone
+        return not self.requested and not (self.memory.window_passed and known)
 
     def _listen(self, replies: Replies, now: float) -> float | None:
         if self.requested:
             return None if self._awaited(replies) else 0.0
-        known = self.memory.known - self._gone
-        # Where none of the known is left, the fleet may have been replaced: that is like a
-        # first question.
-        if not (self.memory.window_passed and known and known <= replies.done):
+        if self._is_first or self._awaited(replies):
             return None
         grace = max(MIN_GRACE, GRACE_SHARE * (replies.at - self._asked_at))
         return max(0.0, replies.at + grace - now)

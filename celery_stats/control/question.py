@@ -10,6 +10,11 @@ from celery import Celery
 #: What workers are asked, in the order of the answer's keys.
 FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
 
+#: The argument of a built-in command that asks workers with this app for several fields at once:
+#: field to the arguments of its command. It is the key of their reply, too. Whatever changes the
+#: meaning of either needs another name, so that releases of the app understand each other.
+ARGUMENT = "celery_stats"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -30,6 +35,11 @@ class Question:
         if command == "query_task":
             return {"ids": list(self.task_ids)}
         return {"safe": None} if command == "active" else {}
+
+    @property
+    def all_at_once(self) -> dict[str, Any]:
+        """The argument that asks a worker with this app for everything in one reply."""
+        return {ARGUMENT: {field: self.arguments(field) for field in self.fields}}
 
 
 @dataclass(frozen=True)

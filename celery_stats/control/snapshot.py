@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -20,12 +20,12 @@ from typing import Any
 
 from celery import Celery
 
-from .again import AskingAgain
+from .again import MAX_NAME, MAX_WORKERS, AskingAgain
 from .broker import Broker, broker_for, find_app
 from .connection import PING, ControlConnection
 from .exceptions import BrokerUnavailable, CeleryStatsError
-from .presence import Memory, Presence, hear_late, presence_for
-from .question import FIELDS, Options, Question
+from .presence import MAX_KNOWN, Memory, Presence, hear_late, presence_for
+from .question import ARGUMENT, FIELDS, Options, Question
 from .replies import Replies
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 #: last, since it resets its mailbox then and forgets what stood behind.
 _PUBLISH_ORDER = ("stats", "revoked", "query_task", "scheduled", "reserved", "active")
 
+#: Seconds of silence after which workers that turned out to be without this app are asked for
+#: the rest, all together.
+_REST_AFTER = 0.005
+
 #: Seconds of silence after which every node is pinged; long enough for the broker to hand
 #: over what it has.
 _PING_AFTER = 0.05
@@ -41,6 +45,8 @@ _PING_AFTER = 0.05
 #: Silence after which a worker that answered in part, and no ping since, is asked again for the
 #: rest: as a share of ``timeout``. Workers answer in order, so such a gap is rarely slowness.
 _ASK_AGAIN_AFTER = 0.25
+
+_NOTHING: Mapping[str, Any] = {}
 
 #: Names of workers for which two answers to one question have been logged.
 _MAX_LOGGED = 100
@@ -159,6 +165,10 @@ class _Collector:
         self._field_by_ticket: dict[str, str] = {}
         self._answered: set[tuple[str, str]] = set()  # ticket and worker
         self._ping: str | None = None  # the ticket of the ping to every node
+        self._order = sorted(question.fields, key=_PUBLISH_ORDER.index)
+        self._first = self._order[0]
+        self._asked_for_the_rest: set[str] = set()
+        self._answered_together: set[str] = set()
 
     def run(self, ends: float) -> None:
         """Ask, then read replies until there is nothing left to wait for.
@@ -166,17 +176,20 @@ class _Collector:
         Args:
             ends: monotonic time at which all is given up.
         """
+        memory = self.presence.memory
+        plain = memory.plain & (set(self.question.workers) or memory.plain)
         with self.connection.together():
-            for field in sorted(self.question.fields, key=_PUBLISH_ORDER.index):
-                ticket = self.connection.publish(
-                    field,
-                    self.question.arguments(field),
-                    expires=self.timeout,
-                    workers=self.question.workers,
-                )
-                self._field_by_ticket[ticket] = field
+            self._ask(self._first, self.question.workers, self.question.all_at_once)
+            self._ask_for_the_rest(plain)
         self.presence.look()
         whole_window = self._read(ends)
+        if not self.question.workers:
+            memory.plain &= self.replies.heard
+        memory.plain -= self._answered_together
+        if len(memory.plain) < MAX_KNOWN:
+            memory.plain |= (
+                self._asked_for_the_rest & self.replies.heard
+            ) - self._answered_together
         self.presence.remember(self.replies, whole_window)
 
     def _read(self, ends: float) -> bool:
@@ -196,10 +209,37 @@ class _Collector:
             if silence >= self.timeout and not came:
                 return True
             if grace is None:
+                to_ask = self._to_ask_for_the_rest(silence)
+                if to_ask:
+                    self._ask_for_the_rest(to_ask)
+                    continue
                 if self._ask_more(silence):
                     continue
                 grace = self._next_step(silence)
             came = self.connection.drain(min(grace, ends - now))
+
+    def _ask(
+        self, field: str, workers: Collection[str], argument: Mapping[str, Any] = _NOTHING
+    ) -> None:
+        ticket = self.connection.publish(
+            field,
+            {**self.question.arguments(field), **argument},
+            expires=self.timeout,
+            workers=workers,
+        )
+        self._field_by_ticket[ticket] = field
+
+    def _ask_for_the_rest(self, plain: Collection[str]) -> None:
+        """Ask workers without this app for what does not come with the first answer."""
+        self._asked_for_the_rest |= set(plain)
+        self._again.asked(plain)
+        short = sorted(worker for worker in plain if len(worker) <= MAX_NAME)
+        if len(short) > MAX_WORKERS:  # The list would be longer than the needless answers.
+            short = list(self.question.workers)
+        elif not short:
+            return
+        for field in self._order[1:]:
+            self._ask(field, short)
 
     def _ask_more(self, silence: float) -> bool:
         """Ping every node, or ask a worker again; return whether anything was published."""
@@ -222,13 +262,23 @@ class _Collector:
 
     def _next_step(self, silence: float) -> float:
         """Seconds of further silence after which there is something else to do."""
-        steps = [step - silence for step in (_PING_AFTER, self._patience, self.timeout)]
+        steps = [
+            step - silence for step in (_REST_AFTER, _PING_AFTER, self._patience, self.timeout)
+        ]
         return min([*(step for step in steps if step > 0), self._again.seconds_to_wait()])
+
+    def _to_ask_for_the_rest(self, silence: float) -> set[str]:
+        """Workers that answered the first command alone, once there are no more for a moment."""
+        if silence < _REST_AFTER:
+            return set()
+        return self.replies.pending - self._asked_for_the_rest
 
     def _suspects(self) -> set[str]:
         """Nodes that have ponged and answered no command."""
-        asked = set(self.replies.pongs) & self.presence.expected(self.replies)
-        return asked - self.replies.heard - self.presence.no_workers
+        ponged = set(self.replies.pongs)
+        if self.question.workers:
+            ponged &= set(self.question.workers)
+        return ponged - self.replies.heard - self.presence.no_workers
 
     # -- hearing
 
@@ -271,8 +321,16 @@ class _Collector:
         if (ticket, worker) in self._answered:
             _log_duplicate(worker)
         self._answered.add((ticket, worker))
-        if self.replies.take_in(worker, field, reply, time.monotonic()):
-            self._quiet_since = self.replies.at
+        together = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
+        if isinstance(together, Mapping):
+            answers = {name: together[name] for name in self._order if name in together}
+            self._answered_together.add(worker)
+        else:
+            answers = {field: reply}
+        now = time.monotonic()
+        for name, answer in answers.items():
+            if self.replies.take_in(worker, name, answer, now):
+                self._quiet_since = now
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return who is known to be there, or was asked for, and owes an answer to what."""

@@ -1,0 +1,76 @@
+"""What runs inside a worker: everything that was asked for, in one reply.
+
+Each of Celery's inspect commands takes additional arguments and ignores them (``**kwargs`` in
+every version from 5.3). So a question is sent as one of the built-in commands with an argument of
+ours: a worker with this app answers all that the argument names, in one turn of its loop, and a
+worker without it answers the built-in command and logs nothing. Without the argument the
+commands are as Celery made them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+from celery.signals import worker_init
+
+from .control.question import ARGUMENT, FIELDS
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Any]
+
+
+def connect() -> None:
+    """Have :func:`register` called when a worker starts. Other processes only connect a signal."""
+    worker_init.connect(register, dispatch_uid="celery_stats.register")
+
+
+def register(**kwargs: Any) -> None:
+    """Let the worker's inspect commands answer together.
+
+    ``worker_init`` is sent after the project's modules were imported, so commands that the
+    project replaced are answered by the project's functions.
+    """
+    # Imported here, because it belongs to workers alone.
+    from celery.worker.control import Panel
+
+    handlers = {name: Panel.data[name] for name in FIELDS if name in Panel.data}
+    for name, handler in handlers.items():
+        Panel.data[name] = wraps(handler)(partial(answer, handler, handlers))
+
+
+def answer(handler: Handler, handlers: dict[str, Handler], state: Any, **arguments: Any) -> Any:
+    """Answer a built-in command, or all that our argument asks for.
+
+    Args:
+        handler: the built-in function of this command.
+        handlers: field to its built-in function.
+        state: the worker's, as kombu's mailbox passes it on.
+        arguments: those of the command; ours is field to the arguments of its command.
+
+    Returns:
+        Any: what ``handler`` returns; with our argument ``{ARGUMENT: {field: reply}}``, whose
+        values are JSON, so that the worker can encode them. Nothing is masked: that is done
+        where the request is answered.
+    """
+    asked = arguments.pop(ARGUMENT, None)
+    if not isinstance(asked, dict):
+        return handler(state, **arguments)
+    known = [name for name in FIELDS if name in handlers and isinstance(asked.get(name), dict)]
+    return {ARGUMENT: {name: _answer_field(handlers[name], state, asked[name]) for name in known}}
+
+
+def _answer_field(handler: Handler, state: Any, arguments: dict[str, Any]) -> Any:
+    # Imported here, because it needs REST framework, which connect() must not load.
+    from .jsonsafe import jsonsafe
+
+    try:
+        return jsonsafe(handler(state, **arguments))
+    # The handlers and the arguments of tasks run code of the project. One that fails must not
+    # take the other fields with it; Celery answers a command that fails in the same form.
+    except Exception as exc:
+        logger.exception("A remote control command failed")
+        return {"error": repr(exc)}

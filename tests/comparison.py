@@ -1,0 +1,15 @@
+"""Replies compared without what changes by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def without_what_changes(reply: Any) -> Any:
+    """Return a reply without clocks and counters, its lists in one order."""
+    if isinstance(reply, dict):
+        changing = ("clock", "uptime", "rusage", "writes")
+        return {k: without_what_changes(v) for k, v in reply.items() if k not in changing}
+    if isinstance(reply, (list, tuple)):
+        return sorted(map(without_what_changes, reply), key=repr)
+    return reply
