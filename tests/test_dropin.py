@@ -237,6 +237,12 @@ def test_recipe__own_token_class(project: Project, worker: str) -> None:
     assert found["staff"] == [401, None]
 
 
+def test_recipe__query_parameters_of_others(project: Project, worker: str) -> None:
+    Recipe("Query parameters of others").add_to(project)
+    answers = project.visit("/api/celery-stats/?x-auth-token=1", "/api/celery-stats/?token=1")
+    assert [found["staff"] for found in answers.values()] == [[200, [worker]], [400, None]]
+
+
 def test_recipe__twice(project: Project, worker: str) -> None:
     Recipe("Twice").add_to(project)
     answers = project.visit("/internal/celery-stats/", "/api/celery-stats/")
