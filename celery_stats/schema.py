@@ -467,15 +467,18 @@ def _error(description: str) -> OpenApiResponse:
 _NAME = {"minLength": 1, "maxLength": MAX_LENGTH, "pattern": f"^[^{CONTROL}]+$"}
 JSON = "application/json"
 
+SUMMARY = "Get Celery worker statistics"
+DESCRIPTION = (
+    "A snapshot of every Celery worker reachable through the broker, as the workers "
+    "themselves describe it. A key that no worker answered is null; with no worker at all, "
+    "all six are. For staff and support users."
+)
+
 schema = extend_schema(
     operation_id="celery_stats_retrieve",
     tags=["celery-stats"],
-    summary="Get Celery worker statistics",
-    description=(
-        "A snapshot of every Celery worker reachable through the broker, as the workers "
-        "themselves describe it. A key that no worker answered is null; with no worker at all, "
-        "all six are. For staff and support users."
-    ),
+    summary=SUMMARY,
+    description=DESCRIPTION,
     parameters=[
         _parameter("task_id", "Look these tasks up: they are the ids of `query_task`.", **_NAME),
         _parameter("worker", "Ask only these workers, by full name.", **_NAME),
