@@ -117,6 +117,16 @@ class CeleryStatsView(APIView):
             request.authenticators = [*(request.authenticators or ()), SessionAuthentication()]
         super().perform_authentication(request)
 
+    @property
+    def is_visitor_known(self) -> bool:
+        """Whether somebody is logged in to the project, whatever its API makes of them."""
+        return bool(getattr(self._visitor, "is_authenticated", False))
+
+    @property
+    def visitor_name(self) -> str:
+        """The name of who is logged in to the project; empty for nobody."""
+        return str(self._visitor.get_username()) if self.is_visitor_known else ""
+
     def handle_exception(self, exc: Exception) -> HttpResponseBase:  # type: ignore[override]
         if isinstance(exc, TooManyFieldsSent):
             # Django counts the parameters when they are first read, which is before ``get``.
@@ -124,9 +134,8 @@ class CeleryStatsView(APIView):
         response = super().handle_exception(exc)
         # Someone logged in whom the project's classes do not take would come back from the
         # login page again and again.
-        known = getattr(self._visitor, "is_authenticated", False)
         refused = isinstance(exc, (NotAuthenticated, AuthenticationFailed))
-        if self._is_page and refused and not known:
+        if self._is_page and refused and not self.is_visitor_known:
             return redirect_to_login(self.request.get_full_path())
         return response
 
