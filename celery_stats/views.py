@@ -31,7 +31,7 @@ from .exceptions import ServiceUnavailable
 from .query import parse_question
 from .renderers import PageRenderer, SharedJSONRenderer
 from .report import Report, get_report
-from .schema import DESCRIPTION, SUMMARY, schema
+from .schema import DESCRIPTION, SUMMARY, published
 
 MISSING_HEADER = "Celery-Stats-Missing"
 
@@ -139,7 +139,7 @@ class CeleryStatsView(APIView):
             return redirect_to_login(self.request.get_full_path())
         return response
 
-    @schema
+    @published
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = parse_question(request.query_params)
         try:
