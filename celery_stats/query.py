@@ -8,7 +8,6 @@ from typing import Any
 from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 from rest_framework.settings import api_settings
-from rest_framework.versioning import QueryParameterVersioning
 
 from .conf import conf
 from .control.snapshot import FIELDS, Question
@@ -34,9 +33,13 @@ def foreign_parameters() -> frozenset[str]:
     if api_settings.URL_FORMAT_OVERRIDE:
         names.add(api_settings.URL_FORMAT_OVERRIDE)
     versioning: Any = api_settings.DEFAULT_VERSIONING_CLASS  # the class; stubs say its path
-    if versioning is not None and issubclass(versioning, QueryParameterVersioning):
-        # The class's, not the setting's: a subclass may have a name of its own.
-        names.add(versioning.version_param)
+    if versioning is not None:
+        # Imported here: it costs a probe by the command more than the rest of this module.
+        from rest_framework.versioning import QueryParameterVersioning
+
+        if issubclass(versioning, QueryParameterVersioning):
+            # The class's, not the setting's: a subclass may have a name of its own.
+            names.add(versioning.version_param)
     return frozenset(names)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -119,12 +120,30 @@ class TestExitStatus:
         _, frozen = broker.fleet("one@t", "two@t")
         frozen.freeze()
         done = run(broker, "--timeout", "0.5")
-        assert (done.returncode, done.stderr) == (1, b"")
+        assert done.returncode == 1
         assert "1 worker answered" in done.stdout.decode()
         assert done.stdout.decode().endswith("\ntwo@t did not answer anything.\n")
         done = run(broker, "--timeout", "0.5", "--json")
-        assert (done.returncode, done.stderr) == (1, b"two@t did not answer anything.\n")
+        assert done.returncode == 1
+        assert done.stderr.startswith(b"two@t did not answer anything.\nIf two@t is gone for good")
         assert list(json.loads(done.stdout)["stats"]) == ["one@t"]
+
+    @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
+    @pytest.mark.parametrize("options", [{}, {"global_keyprefix": "shop's:"}])
+    def test_killed_worker__how_to_forget_it(
+        self, make_broker: MakeBroker, options: dict[str, str]
+    ) -> None:
+        broker = make_broker(broker_transport_options=options)
+        _one, two = broker.fleet("one@t", "two@t")
+        two.kill()
+        done = run(broker, "--timeout", "0.5")
+        assert done.stdout.decode().endswith("\ntwo@t did not answer anything.\n")
+        (line,) = done.stderr.decode().splitlines()
+        words, _, command = line.partition(": ")
+        assert words == "If two@t is gone for good"
+        assert subprocess.check_output(["sh", "-c", command]).strip() == b"1"
+        done = run(broker)
+        assert (done.returncode, done.stderr) == (0, b"")
 
     def test_unknown_worker__1_and_named(self, fleet: Broker) -> None:
         done = run(fleet, "--worker", "one@fleet", "--worker", "nobody@t", "--field", "stats")
@@ -213,6 +232,19 @@ def test_timeout__instead_of_the_setting(make_broker: MakeBroker, use: Use, sett
     with pytest.raises(SystemExit):
         call_command("celery_stats", timeout=0.2, stdout=StringIO())
     assert time.monotonic() - started < 2
+
+
+def test_imports__neither_spectacular_nor_the_page(fleet: Broker) -> None:
+    """Each probe pays for them."""
+    done = run(fleet, "--json", "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    modules = set(re.findall(r"\| +(\S+)$", done.stderr.decode(), re.MULTILINE))
+    assert "celery_stats.report" in modules
+    assert not modules & {"drf_spectacular.openapi", "celery_stats.page", "celery_stats.schema"}
+    done = run(fleet, "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
+    modules = set(re.findall(r"\| +(\S+)$", done.stderr.decode(), re.MULTILINE))
+    assert "celery_stats.page" in modules
+    assert not modules & {"rest_framework.views", "rest_framework.renderers"}
 
 
 class TestJson:

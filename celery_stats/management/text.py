@@ -10,7 +10,6 @@ from typing import Any
 from unicodedata import combining, east_asian_width
 
 from celery_stats.control.snapshot import Question
-from celery_stats.page import page
 from celery_stats.report import Report
 from celery_stats.words import plural
 
@@ -86,6 +85,9 @@ def _side_by_side(columns: Sequence[Column], row: Sequence[str], widths: Sequenc
 
 def lines(report: Report, question: Question, width: int) -> Iterator[Line]:
     """What people want to know; the silent workers last, next to the prompt."""
+    # Imported here: what --json prints has no use for it.
+    from celery_stats.page import page
+
     context = page(
         report.data, report.missing, report.taken_at, report.elapsed, list(question.task_ids)
     )
