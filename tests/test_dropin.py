@@ -327,26 +327,44 @@ def test_recipe__probe_from_cron(project: Project, worker: str, broker_url: str)
     assert "No snapshot: BrokerUnavailable" in at_the_hour()
 
 
-def test_recipe__health_check(project: Project) -> None:
-    (text,) = Recipe("A container's health check").blocks
-    service = yaml.safe_load(text)["services"]["worker"]
-    check = service["healthcheck"]["test"].replace("$$", "$")
+def worker_and_probes() -> tuple[str, dict[str, str]]:
+    """The worker's command, and each probe's as a shell in the container gets it."""
+    docker, kubernetes = (yaml.safe_load(b) for b in Recipe("Probes of containers").blocks)
+    service = docker["services"]["worker"]
+    (container,) = kubernetes["containers"]
+    assert container["command"] == shlex.split(service["command"])
+    probes = {"docker": service["healthcheck"]["test"].replace("$$", "$")}
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        sh, option, probes[name] = container[name]["exec"]["command"]
+        assert (sh, option) == ("sh", "-c")
+    return service["command"], probes
+
+
+def test_recipe__probes(project: Project) -> None:
+    command, probes = worker_and_probes()
     path = f"{project.python.parent}:{os.environ['PATH']}"
+    env = {**environment(), "PATH": path, "HOSTNAME": socket.gethostname()}
 
-    def healthy() -> bool:
-        done = subprocess.run(
-            ["sh", "-c", check],
-            cwd=project.folder,
-            env={**environment(), "PATH": path, "HOSTNAME": socket.gethostname()},
-            capture_output=True,
-            check=False,
-        )
-        return done.returncode == 0
+    def healthy() -> set[str]:
+        # At once: most of the time they wait.
+        running = {
+            name: subprocess.Popen(
+                ["sh", "-c", probe],
+                cwd=project.folder,
+                env=env,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for name, probe in probes.items()
+        }
+        return {name for name, process in running.items() if process.wait(60) == 0}
 
-    _celery, *args = shlex.split(service["command"])
-    assert not healthy()
+    assert healthy() == set()
+    args = shlex.split(command)
     with project.worker(*args[args.index("worker") + 1 :]) as process:
-        assert healthy()
+        assert healthy() == set(probes)
         process.freeze()
-        assert not healthy()
-    assert not healthy()
+        assert healthy() == set()
+        project.configure('CELERY_BROKER_URL = "redis://127.0.0.1:1/0"')
+        # Nobody is restarted because the broker is away.
+        assert healthy() == {"docker", "startupProbe", "livenessProbe"}
