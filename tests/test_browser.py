@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import pytest
 from celery import Celery
 
+from tests.answers import ANSWER, EMPTY, HOSTILE, STATS, TASK
 from tests.support import Process, RedisServer, free_port, wait_until
-from tests.test_page import ANSWER, EMPTY, HOSTILE, STATS, TASK
 
 #: The shell alone costs half of what the whole browser does.
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser")

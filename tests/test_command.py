@@ -26,8 +26,8 @@ from rest_framework.test import APIClient
 from celery_stats.control.snapshot import FIELDS, Question
 from celery_stats.management import text
 from celery_stats.report import Report
+from tests.answers import ANSWER, EMPTY, STATS, TASK
 from tests.support import ROOT, Broker, RedisServer, free_port, silent_port, wait_until
-from tests.test_page import ANSWER, EMPTY, STATS, TASK
 
 MakeBroker = Callable[..., Broker]
 Use = Callable[[Broker], Broker]

@@ -12,9 +12,9 @@ import pytest
 from rest_framework.test import APIClient
 
 from celery_stats.control.snapshot import FIELDS
+from tests.comparison import without_what_changes
+from tests.published import load, problems
 from tests.support import Broker, Worker, wait_until
-from tests.test_schema import load, problems
-from tests.test_snapshot import without_what_changes
 
 URL = "/api/celery-stats/"
 PASSWORD = "hunter2"

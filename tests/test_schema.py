@@ -23,7 +23,6 @@ from django.urls import include, path
 from django.utils.module_loading import import_string
 from drf_spectacular.settings import spectacular_settings
 from drf_spectacular.utils import extend_schema
-from openapi_schema_validator import OAS30Validator, OAS31Validator
 from rest_framework import serializers
 from rest_framework.test import APIClient
 from rest_framework.views import APIView
@@ -31,9 +30,9 @@ from rest_framework.views import APIView
 from celery_stats.control.snapshot import FIELDS
 from celery_stats.redaction import mask
 from tests.pools import BUSY, IDLE, Fleet, at_work
+from tests.published import load, problems
 from tests.support import ROOT, Broker, RedisServer, deaf_afterwards, wait_until
 
-REVIEWED = Path(__file__).with_name("schema.yml")
 URL = "/api/celery-stats/"
 
 # The API of a project that has this endpoint alone.
@@ -45,25 +44,6 @@ def generate(folder: Path) -> dict[str, Any]:
     file = folder / "schema.yml"
     call_command("spectacular", urlconf=__name__, validate=True, fail_on_warn=True, file=str(file))
     return yaml.safe_load(file.read_text())
-
-
-def load() -> dict[str, Any]:
-    return yaml.safe_load(REVIEWED.read_text())
-
-
-def validator(schema: dict[str, Any], name: str = "CeleryStatsResponse") -> OAS30Validator:
-    kind = OAS30Validator if schema["openapi"].startswith("3.0") else OAS31Validator
-    return kind(
-        {"$ref": f"#/components/schemas/{name}", "components": schema["components"]},
-        format_checker=kind.FORMAT_CHECKER,
-    )
-
-
-def problems(answer: Any, schema: dict[str, Any], name: str = "CeleryStatsResponse") -> list[str]:
-    return [
-        f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
-        for error in validator(schema, name).iter_errors(answer)
-    ]
 
 
 @pytest.fixture(scope="module")
