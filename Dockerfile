@@ -6,14 +6,12 @@ WORKDIR /srv
 
 COPY pyproject.toml README.md LICENSE ./
 COPY celery_stats celery_stats
-RUN pip install --no-cache-dir '.[demo]'
+RUN pip install --no-cache-dir '.[demo]' 'psycopg[binary]>=3.1'
 
 COPY manage.py ./
 COPY project project
 
-# The database's folder is all that the user may write to.
-RUN useradd --uid 10001 --home-dir /srv app && install --directory --owner app data
-ENV DJANGO_DATABASE=/srv/data/db.sqlite3
+RUN useradd --uid 10001 --home-dir /srv app
 USER 10001
 
 EXPOSE 8000

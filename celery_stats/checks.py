@@ -25,6 +25,7 @@ from rest_framework.settings import api_settings
 from .conf import DEFAULTS, SETTING
 from .control.broker import find_app
 from .control.exceptions import CeleryAppNotFound
+from .query import PARAMETERS
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -204,12 +205,20 @@ def _is_paths_or_none(value: Any) -> bool:
     return value is None or _is_paths(value)
 
 
+def _is_names_of_others(value: Any) -> bool:
+    return _is_paths(value) and not set(value) & set(PARAMETERS)
+
+
 _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "CELERY_APP": (_is_text_or_none, "a dotted path or None"),
     "TIMEOUT": (_is_number, "a number of seconds"),
     "DEADLINE": (_is_number, "a number of seconds"),
     "PERMISSION_CLASSES": (_is_paths, "a list of dotted paths"),
     "AUTHENTICATION_CLASSES": (_is_paths_or_none, "a list of dotted paths or None"),
+    "IGNORED_PARAMETERS": (
+        _is_names_of_others,
+        f"a list of names other than {', '.join(PARAMETERS)}",
+    ),
     "REDACT": (_is_bool, "True or False"),
     "HIDE_ARGUMENTS": (_is_bool, "True or False"),
 }

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "DEADLINE": 5.0,
     "PERMISSION_CLASSES": ["celery_stats.permissions.IsSupportUser"],
     "AUTHENTICATION_CLASSES": None,
+    "IGNORED_PARAMETERS": (),
     "REDACT": True,
     "HIDE_ARGUMENTS": False,
 }
@@ -62,6 +63,11 @@ class Conf:
         """Dotted paths of REST framework authentication classes; None: its defaults."""
         value = self._get("AUTHENTICATION_CLASSES")
         return None if value is None else list(value)
+
+    @property
+    def ignored_parameters(self) -> frozenset[str]:
+        """Names of query parameters that are not ours and are ignored."""
+        return frozenset(self._get("IGNORED_PARAMETERS"))
 
     @property
     def redact(self) -> bool:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 from rest_framework.settings import api_settings
 
+from .conf import conf
 from .control.question import FIELDS, Question
+
+#: The parameters of the contract.
+PARAMETERS = ("task_id", "worker", "field")
 
 MAX_VALUES = 100
 MAX_LENGTH = 255
@@ -22,6 +27,22 @@ CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _REFUSED = re.compile(rf"[{CONTROL}\ud800-\udfff]")
 
 
+def foreign_parameters() -> frozenset[str]:
+    """Return the parameters that belong to REST framework or to other parts of the project."""
+    names = set(conf.ignored_parameters)
+    if api_settings.URL_FORMAT_OVERRIDE:
+        names.add(api_settings.URL_FORMAT_OVERRIDE)
+    versioning: Any = api_settings.DEFAULT_VERSIONING_CLASS  # the class; stubs say its path
+    if versioning is not None:
+        # Imported here: it costs a probe by the command more than the rest of this module.
+        from rest_framework.versioning import QueryParameterVersioning
+
+        if issubclass(versioning, QueryParameterVersioning):
+            # The class's, not the setting's: a subclass may have a name of its own.
+            names.add(versioning.version_param)
+    return frozenset(names)
+
+
 def parse_question(params: QueryDict) -> Question:
     """Read ``request.query_params``.
 
@@ -33,15 +54,16 @@ def parse_question(params: QueryDict) -> Question:
         ValidationError: ``{"<parameter>": ["..."]}`` for the parameters at fault.
     """
     errors: dict[str, list[str]] = {}
-    values: dict[str, tuple[str, ...]] = dict.fromkeys(("task_id", "worker", "field"), ())
+    values: dict[str, tuple[str, ...]] = dict.fromkeys(PARAMETERS, ())
+    foreign = foreign_parameters()
     for name, given in params.lists():
         if name in values:
             try:
                 values[name] = _clean(name, given)
             except ValueError as error:
                 errors[name] = [str(error)]
-        elif name != api_settings.URL_FORMAT_OVERRIDE:
-            errors[_shorten(name)] = ["Unknown parameter."]
+        elif name not in foreign:
+            errors[_shorten(name)] = [f"Unknown parameter; known are: {_known()}."]
         if len(errors) == MAX_ERRORS:
             break
     if errors:
@@ -70,8 +92,15 @@ def _clean(name: str, given: list[str]) -> tuple[str, ...]:
         if _REFUSED.search(value):
             raise ValueError("A value may not hold control characters.")
         if name == "field" and value not in FIELDS:
-            raise ValueError(f"Unknown field; known are: {', '.join(FIELDS)}.")
+            several = " Write several as field=active&field=stats." if "," in value else ""
+            raise ValueError(f"Unknown field; known are: {', '.join(FIELDS)}.{several}")
     return tuple(dict.fromkeys(given))
+
+
+def _known() -> str:
+    """The parameters that callers may use; those of IGNORED_PARAMETERS do nothing here."""
+    override = api_settings.URL_FORMAT_OVERRIDE
+    return ", ".join([*PARAMETERS, override] if override else PARAMETERS)
 
 
 def _shorten(name: str) -> str:

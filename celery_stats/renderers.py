@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from .page import page, problem
+from .page import about, page, refusal, unavailable
 from .report import Report
 
 
@@ -47,7 +47,6 @@ class PageRenderer(BaseRenderer):
     media_type = "text/html"
     format = "html"
     charset = "utf-8"
-    template_name = "celery_stats/page.html"
 
     def render(
         self,
@@ -55,28 +54,38 @@ class PageRenderer(BaseRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Mapping[str, Any] | None = None,
     ) -> str:
-        """The page for an answer, or for an error, which REST framework describes in ``data``."""
+        """The page for an answer, an error or OPTIONS, which REST framework puts in ``data``."""
         renderer_context = renderer_context or {}
         request: Request = renderer_context["request"]
         response: Response = renderer_context["response"]
-        report: Report | None = getattr(renderer_context["view"], "snapshot", None)
-        query = request.query_params
-        if report is None or response.exception:
-            context = problem(data, response.status_code)
-        else:
-            context = page(
-                answer=data,
-                missing=report.missing,
-                taken_at=report.taken_at,
-                elapsed=report.elapsed,
-                task_ids=query.getlist("task_id"),
-            )
-            context["narrowed"] = "worker" in query or "field" in query
+        view = renderer_context["view"]
         response.headers.setdefault("Content-Security-Policy", content_security_policy())
-        return get_template(self.template_name).render(
-            {**context, "json_link": json_link(request), "files": files()},
-            request=request._request,
+        template, context = self._page(data, request, response, view)
+        return get_template(f"celery_stats/{template}").render(
+            {**context, "files": files()}, request=request._request
         )
+
+    def _page(
+        self, data: Any, request: Request, response: Response, view: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """The template's name, and what it shows."""
+        report: Report | None = getattr(view, "snapshot", None)
+        query = request.query_params
+        if response.status_code == 503:
+            return "page.html", {**unavailable(), "json_link": json_link(request)}
+        if response.exception:
+            return "message.html", refusal(data, response.status_code, view.visitor_name)
+        if report is None:
+            return "message.html", about(data)
+        context = page(
+            answer=data,
+            missing=report.missing,
+            taken_at=report.taken_at,
+            elapsed=report.elapsed,
+            task_ids=query.getlist("task_id"),
+        )
+        narrowed = "worker" in query or "field" in query
+        return "page.html", {**context, "narrowed": narrowed, "json_link": json_link(request)}
 
 
 def files() -> dict[str, str]:

@@ -8,8 +8,8 @@ real answers against it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema
@@ -23,11 +23,26 @@ from drf_spectacular.utils import (
     extend_schema,
 )
 from rest_framework import serializers
+from rest_framework.settings import api_settings
 
 from .control.question import FIELDS
 from .query import CONTROL, MAX_LENGTH, MAX_VALUES
 
 Schema = dict[str, Any]
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class _OnTheWire(dict[str, Any]):
+    """A schema whose property names are those of the answer, whatever is made of others.
+
+    drf-spectacular's hook ``camelize_serializer_fields`` renames the properties of all
+    components, because the renderer of djangorestframework-camel-case does so with the answers.
+    This endpoint has a renderer of its own: what workers send is passed on as it is.
+    """
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in ("properties", "required"):
+            super().__setitem__(key, value)
 
 
 def _ref(name: str) -> Schema:
@@ -330,7 +345,7 @@ def _for_version(schema: Any, version: str) -> Any:
     copy = {key: _for_version(value, version) for key, value in schema.items()}
     if not version.startswith("3.0") and copy.pop("nullable", False):
         copy["type"] = [copy["type"], "null"]
-    return copy
+    return _OnTheWire(copy)
 
 
 _DELIVERY = {
@@ -450,12 +465,12 @@ def _parameter(name: str, description: str, **item: Any) -> OpenApiParameter:
     )
 
 
-def _header(name: str, status: int, schema: Schema, description: str) -> OpenApiParameter:
+def _header(name: str, statuses: list[int], schema: Schema, description: str) -> OpenApiParameter:
     return OpenApiParameter(
         name,
         type=schema,
         location=OpenApiParameter.HEADER,
-        response=[status],
+        response=statuses,
         description=description,
     )
 
@@ -464,18 +479,32 @@ def _error(description: str) -> OpenApiResponse:
     return OpenApiResponse(_ref("CeleryStatsError"), description)
 
 
+def _errors(
+    status: int, description: str, body: Schema | None = None
+) -> dict[tuple[int, str], OpenApiResponse]:
+    """An error in both representations."""
+    return {
+        (status, JSON): OpenApiResponse(body or _ref("CeleryStatsError"), description),
+        (status, HTML): OpenApiResponse(STRING, description),
+    }
+
+
 _NAME = {"minLength": 1, "maxLength": MAX_LENGTH, "pattern": f"^[^{CONTROL}]+$"}
 JSON = "application/json"
+HTML = "text/html"
+
+SUMMARY = "Get Celery worker statistics"
+DESCRIPTION = (
+    "A snapshot of every Celery worker reachable through the broker, as the workers "
+    "themselves describe it. A key that no worker answered is null; with no worker at all, "
+    "all six are. For staff and support users."
+)
 
 schema = extend_schema(
     operation_id="celery_stats_retrieve",
     tags=["celery-stats"],
-    summary="Get Celery worker statistics",
-    description=(
-        "A snapshot of every Celery worker reachable through the broker, as the workers "
-        "themselves describe it. A key that no worker answered is null; with no worker at all, "
-        "all six are. For staff and support users."
-    ),
+    summary=SUMMARY,
+    description=DESCRIPTION,
     parameters=[
         _parameter("task_id", "Look these tasks up: they are the ids of `query_task`.", **_NAME),
         _parameter("worker", "Ask only these workers, by full name.", **_NAME),
@@ -484,34 +513,46 @@ schema = extend_schema(
             "Ask only for these; the others are null and are not asked for.",
             enum=FIELDS,
         ),
-        OpenApiParameter("format", exclude=True),
         _header(
             "Celery-Stats-Missing",
-            200,
+            [200],
             STRING,
-            "Comma-separated names of workers that did not answer everything asked; absent "
-            "where none. Percent-encoded where a name holds a comma or a non-ASCII character. "
-            "A last item `+<number>` counts those that did not fit.",
+            "Names of workers that did not answer everything asked, separated by commas; absent "
+            "where none. In a name, every byte of UTF-8 but printable ASCII, and each comma, "
+            "space, percent sign, plus sign and backslash, is percent-encoded; decoded, it is the "
+            "name in the body. Names beyond 4000 bytes are left out, and a last item `+<number>` "
+            "counts them.",
         ),
-        _header("WWW-Authenticate", 401, STRING, "The scheme to authenticate by."),
-        _header("Retry-After", 503, {**INTEGER, "minimum": 0}, "Seconds."),
+        _header("WWW-Authenticate", [401], STRING, "The scheme to authenticate by."),
+        _header("Allow", [405], STRING, "The methods that there are."),
+        _header("Retry-After", [429, 503], {**INTEGER, "minimum": 0}, "Seconds."),
     ],
-    # JSON alone: the page that browsers get is no part of the API.
     responses={
         (200, JSON): OpenApiResponse(
             CeleryStatsResponse,
             "The snapshot, even with no worker.",
             examples=[
-                OpenApiExample("Workers at work", value=AT_WORK),
-                OpenApiExample("No worker", value=dict.fromkeys(FIELDS)),
+                OpenApiExample("Workers at work", value=AT_WORK, media_type=JSON),
+                OpenApiExample("No worker", value=dict.fromkeys(FIELDS), media_type=JSON),
             ],
         ),
-        (400, JSON): OpenApiResponse(
-            _ref("CeleryStatsQueryError"),
+        (200, HTML): OpenApiResponse(STRING, "The snapshot, even with no worker."),
+        **_errors(
+            400,
             "An unknown parameter, an unknown field, too many values or one that is too long.",
+            _ref("CeleryStatsQueryError"),
         ),
-        (401, JSON): _error("No valid credentials."),
-        (403, JSON): _error("Neither staff nor support."),
-        (503, JSON): _error("The broker cannot be reached, or has no remote control."),
+        **_errors(401, "No valid credentials. Browsers are redirected to the log-in page."),
+        **_errors(403, "Neither staff nor support."),
+        **_errors(405, "Another method than GET, HEAD or OPTIONS."),
+        # Where nothing is acceptable, JSON is sent all the same.
+        (406, JSON): _error("The format does not exist, or the Accept header excludes it."),
+        **_errors(429, "Too many requests, by the throttles of the project."),
+        **_errors(503, "The broker cannot be reached, or has no remote control."),
     },
 )
+
+
+def published(method: Method) -> Method:
+    """Describe a view's method, where the project has a class that makes schemas."""
+    return schema(method) if api_settings.DEFAULT_SCHEMA_CLASS is not None else method

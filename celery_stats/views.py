@@ -31,7 +31,7 @@ from .exceptions import ServiceUnavailable
 from .query import parse_question
 from .renderers import PageRenderer, SharedJSONRenderer
 from .report import Report, ReportOptions, get_report
-from .schema import schema
+from .schema import DESCRIPTION, SUMMARY, published
 
 MISSING_HEADER = "Celery-Stats-Missing"
 
@@ -56,6 +56,10 @@ def missing_header(workers: Mapping[str, Any]) -> str:
 
 class CeleryStatsView(APIView):
     """A snapshot of every Celery worker; see ``schema.py`` for the details."""
+
+    # What OPTIONS tells callers, instead of the class's name and docstring.
+    name = SUMMARY
+    description = DESCRIPTION
 
     renderer_classes = (SharedJSONRenderer, PageRenderer)
     # The project's versions are those of its own API: the namespace is none of them.
@@ -87,6 +91,25 @@ class CeleryStatsView(APIView):
     def _is_page(self) -> bool:
         return isinstance(getattr(self.request, "accepted_renderer", None), PageRenderer)
 
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        try:
+            return super().perform_content_negotiation(request, force)
+        except (Http404, NotAcceptable) as exc:
+            # REST framework answers 404 to a format that does not exist, and names none.
+            raise NotAcceptable(self._what_is_on_offer(request)) from exc
+
+    def _what_is_on_offer(self, request: Request) -> str:
+        """Why no representation fits the request, and which ones there are."""
+        formats = {str(kind.format): kind.media_type for kind in self.get_renderers()}
+        override = api_settings.URL_FORMAT_OVERRIDE
+        wanted = self.format_kwarg or (request.query_params.get(override) if override else None)
+        offer = ", ".join(f"{name} ({media_type})" for name, media_type in formats.items())
+        if not wanted:
+            return f"The Accept header excludes every format on offer: {offer}."
+        if wanted not in formats:
+            return f"There is no such format. On offer are: {offer}."
+        return f"The Accept header excludes the format {wanted}. On offer are: {offer}."
+
     def perform_authentication(self, request: Request) -> None:
         self._visitor = getattr(request._request, "user", None)
         # Whoever looks at the page is logged in to the project, not to its API.
@@ -94,22 +117,29 @@ class CeleryStatsView(APIView):
             request.authenticators = [*(request.authenticators or ()), SessionAuthentication()]
         super().perform_authentication(request)
 
+    @property
+    def is_visitor_known(self) -> bool:
+        """Whether somebody is logged in to the project, whatever its API makes of them."""
+        return bool(getattr(self._visitor, "is_authenticated", False))
+
+    @property
+    def visitor_name(self) -> str:
+        """The name of who is logged in to the project; empty for nobody."""
+        return str(self._visitor.get_username()) if self.is_visitor_known else ""
+
     def handle_exception(self, exc: Exception) -> HttpResponseBase:  # type: ignore[override]
-        if isinstance(exc, Http404):  # what negotiation makes of a format that there is not
-            exc = NotAcceptable()
         if isinstance(exc, TooManyFieldsSent):
             # Django counts the parameters when they are first read, which is before ``get``.
             exc = ValidationError({api_settings.NON_FIELD_ERRORS_KEY: ["Too many parameters."]})
         response = super().handle_exception(exc)
         # Someone logged in whom the project's classes do not take would come back from the
         # login page again and again.
-        known = getattr(self._visitor, "is_authenticated", False)
         refused = isinstance(exc, (NotAuthenticated, AuthenticationFailed))
-        if self._is_page and refused and not known:
+        if self._is_page and refused and not self.is_visitor_known:
             return redirect_to_login(self.request.get_full_path())
         return response
 
-    @schema
+    @published
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = parse_question(request.query_params)
         try:

@@ -7,6 +7,8 @@ from typing import Any
 
 worker_class = "gthread"
 threads = 8
+# A hundred task ids make a request line longer than the default of 4094 bytes.
+limit_request_line = 8190
 # It would lie in the home directory. Older versions have none and ignore this line.
 control_socket_disable = True
 

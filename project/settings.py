@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -59,7 +61,9 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {
+# postgres://user:password@host/name, instead of a file.
+database_url = urlsplit(env("DJANGO_DATABASE_URL", ""))
+DATABASES: dict[str, dict[str, Any]] = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": env("DJANGO_DATABASE", str(BASE_DIR / "db.sqlite3")),
@@ -67,6 +71,16 @@ DATABASES = {
         "CONN_MAX_AGE": None,
     },
 }
+if database_url.scheme == "postgres":
+    DATABASES["default"] |= {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": database_url.path.strip("/"),
+        "USER": database_url.username,
+        "PASSWORD": database_url.password,
+        "HOST": database_url.hostname,
+        "PORT": database_url.port,
+        "CONN_HEALTH_CHECKS": True,
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"

@@ -1,4 +1,4 @@
-"""Replies compared without what changes by itself."""
+"""Two answers of the same idle workers, made comparable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def without_what_changes(reply: Any) -> Any:
-    """Return a reply without clocks and counters, its lists in one order."""
+    """Return a reply without the values that change by themselves, its lists in order."""
     if isinstance(reply, dict):
         changing = ("clock", "uptime", "rusage", "writes")
         return {k: without_what_changes(v) for k, v in reply.items() if k not in changing}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -69,18 +72,72 @@ def redis_binary() -> str:
     return str(found)
 
 
+class Forked:
+    """A process that the server of workers has started; as much of Popen as is used of it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._fd: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:  # it has ended already
+            self._fd = None
+
+    def poll(self) -> int | None:
+        """Return a number once the process has ended; its status is not known."""
+        return 0 if self._ended(0) else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._ended(timeout):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return 0
+
+    def _ended(self, timeout: float | None) -> bool:
+        if self._fd is None:
+            return True
+        if not select.select([self._fd], [], [], timeout)[0]:
+            return False
+        os.close(self._fd)
+        self._fd = None
+        return True
+
+    def send_signal(self, number: int) -> None:
+        if self._fd is not None:
+            signal.pidfd_send_signal(self._fd, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+@cache
+def worker_server() -> subprocess.Popen[bytes]:
+    """The server of workers of this process; see ``tests/worker_server.py``."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.worker_server"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    # It ends with its input. Python would complain of a process that still runs.
+    atexit.register(server.communicate)
+    return server
+
+
 class Process:
     """A process of the tests' own, ended for certain."""
 
     def __init__(self, args: list[str], *, log: Path, env: dict[str, str] | None = None) -> None:
         self.log = log
-        with log.open("ab") as output:
-            self.popen = subprocess.Popen(
+        self.popen = self._run(args, {**os.environ, **(env or {})})
+
+    def _run(self, args: list[str], env: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
                 args,
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
+                env=env,
                 start_new_session=True,
             )
 
@@ -263,6 +320,8 @@ class Worker(Process):
     ) -> None:
         self.name = name
         self.broker = broker
+        # gevent patches modules before they are imported; other Pythons are other programs.
+        self._forks = python is None and pool != "gevent" and hasattr(os, "pidfd_open")
         super().__init__(
             [
                 python or sys.executable,
@@ -290,6 +349,18 @@ class Worker(Process):
                 "C_FORCE_ROOT": "1",
             },
         )
+
+    def _run(self, args: list[str], env: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
+        if not self._forks:
+            return super()._run(args, env)
+        self.log.touch()
+        server = worker_server()
+        assert server.stdin
+        assert server.stdout
+        order = {"args": ["celery", *args[3:]], "log": str(self.log), "env": env}
+        server.stdin.write(json.dumps(order).encode() + b"\n")
+        server.stdin.flush()
+        return Forked(int(server.stdout.readline()))
 
     def ready(self) -> Worker:
         """Wait for its own word that it takes work."""

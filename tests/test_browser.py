@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import pytest
 from celery import Celery
 
+from tests.answers import ANSWER, EMPTY, HOSTILE, STATS, TASK
 from tests.support import Process, RedisServer, free_port, wait_until
-from tests.test_page import ANSWER, EMPTY, HOSTILE, STATS, TASK
 
 #: The shell alone costs half of what the whole browser does.
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser")
@@ -266,8 +266,14 @@ def test_ordinary_user(demo: Demo, open_page: Callable[..., Page], watch: Watch)
     watch.expected = {403}
     page = open_page(f"{demo.url}{PATH}", storage_state=demo.users["customer"])
     expect(page.get_by_role("heading", name="You may not see this page")).to_be_visible()
+    expect(page.get_by_text("You are logged in as customer.")).to_be_visible()
     assert page.locator(".worker, .tasks, #look-up").count() == 0
+    assert page.get_by_text("session").count() == 0
     assert axe(page) == []
+    requests: list[Any] = []
+    page.on("request", lambda request: requests.append(request))
+    page.wait_for_timeout(6000)  # nothing to wait for: nothing may happen
+    assert requests == []
 
 
 def test_numbers_equal_the_json(demo_page: Callable[..., Page]) -> None:
@@ -320,7 +326,9 @@ def test_worker_and_task_come_and_go_without_a_reload(
         expect(page.locator(".worker[data-key='late@demo']")).to_contain_text("0 of 1")
         task_id = demo.send("back_up", "<invoices>", 60, queue="late@demo")
         row = page.locator(f"#active tr[data-key='{task_id}']")
-        expect(row).to_contain_text(re.compile(r"\d s.*project\.tasks\.back_up.*'<invoices>', 60"))
+        expect(row).to_contain_text(
+            re.compile(r"\d s.*project\.tasks\.back_up.*'<invoices>', 60", re.DOTALL)
+        )
         expect(page.locator(".worker[data-key='late@demo']")).to_contain_text("1 of 1")
         worker.popen.send_signal(signal.SIGQUIT)  # at once, without waiting for its task
         expect(page.locator("#health-heading")).to_have_text("Workers are missing")
@@ -333,6 +341,45 @@ def test_worker_and_task_come_and_go_without_a_reload(
         assert page.evaluate("window.same") is True
     finally:
         worker.stop()
+
+
+def test_lists__share_their_columns(
+    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
+) -> None:
+    server = recorded()
+    held = {"eta": "2030-01-01T00:00:00+00:00", "request": {**TASK, "id": "held"}}
+    server.say(
+        {
+            **ANSWER,
+            "active": {"a@h": tasks("runs", "x" * 300)},
+            "reserved": {"a@h": tasks("waits")},
+            "scheduled": {"a@h": [held]},
+            "revoked": {"a@h": ["gone"], "b@h": ["gone"]},
+        }
+    )
+    page = open_page(server.url)
+    for width in (1200, 1600):
+        page.set_viewport_size({"width": width, "height": 900})
+        for title, lists in (("Task", 3), ("Arguments", 3), ("Worker", 4), ("Queue", 3)):
+            heads = page.locator(".tasks thead th").get_by_text(title, exact=True)
+            lefts = {head.bounding_box()["x"] for head in heads.all()}
+            assert (heads.count(), len(lefts)) == (lists, 1), (width, title)
+
+
+def test_banner__keeps_its_margins(
+    recorded: Callable[..., Recorded], open_page: Callable[..., Page], watch: Watch
+) -> None:
+    server = recorded()
+    page = open_page(server.url)
+    page.route(server.url, lambda route: route.abort())
+    page.get_by_role("link", name="Refresh").click()
+    banner = page.locator("#connection")
+    expect(banner).to_be_visible()
+    for width in (390, 1200, 1360, 1600):
+        page.set_viewport_size({"width": width, "height": 900})
+        box, below = banner.bounding_box(), page.locator("#health").bounding_box()
+        assert (box["x"], box["width"]) == (below["x"], below["width"]), width
+    watch.errors = [error for error in watch.errors if "Failed to load resource" not in error]
 
 
 def test_look_up(demo_page: Callable[..., Page]) -> None:

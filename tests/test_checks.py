@@ -72,8 +72,8 @@ def test_check_settings__defaults_of_rest_framework_pass() -> None:
 
 
 def test_check_settings__is_registered() -> None:
-    checks = [c for c in registry.registry.get_checks() if c.__module__ == "celery_stats.checks"]
-    assert checks == [check_settings]
+    checks = [c for c in registry.registry.get_checks() if c.__module__ == "celery_stats.apps"]
+    assert len(checks) == 1
     with override_settings(DRF_CELERY_STATS={"TIMEOUT": 0}):
         assert "E004" in ids(run_checks(tags=[Tags.security]))
 
@@ -108,6 +108,7 @@ def test_ready__only_registers_the_checks() -> None:
         {"PERMISSION_CLASSES": [here("NotAny")]},
         {"PERMISSION_CLASSES": [here("ByStructure")]},
         {"AUTHENTICATION_CLASSES": [TOKEN]},
+        {"IGNORED_PARAMETERS": ("x-auth-token", "_")},
         {"AUTHENTICATION_CLASSES": (SESSION, TOKEN)},
         {"AUTHENTICATION_CLASSES": [TOKEN, here("ByStructure")]},
     ],
@@ -142,6 +143,9 @@ def test_check_settings__right(value: Any) -> None:
         ({"PERMISSION_CLASSES": [IsAdminUser]}, "E003"),
         ({"AUTHENTICATION_CLASSES": TOKEN}, "E003"),
         ({"AUTHENTICATION_CLASSES": [1]}, "E003"),
+        ({"IGNORED_PARAMETERS": "x-auth-token"}, "E003"),
+        ({"IGNORED_PARAMETERS": [1]}, "E003"),
+        ({"IGNORED_PARAMETERS": ["_", "field"]}, "E003"),
         ({"REDACT": 1}, "E003"),
         ({"REDACT": None}, "E003"),
         ({"HIDE_ARGUMENTS": "no"}, "E003"),

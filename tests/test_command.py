@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,8 +26,8 @@ from rest_framework.test import APIClient
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.management import text
 from celery_stats.report import Report
+from tests.answers import ANSWER, EMPTY, STATS, TASK
 from tests.support import ROOT, Broker, RedisServer, free_port, silent_port, wait_until
-from tests.test_page import ANSWER, EMPTY, STATS, TASK
 
 MakeBroker = Callable[..., Broker]
 Use = Callable[[Broker], Broker]
@@ -119,12 +120,30 @@ class TestExitStatus:
         _, frozen = broker.fleet("one@t", "two@t")
         frozen.freeze()
         done = run(broker, "--timeout", "0.5")
-        assert (done.returncode, done.stderr) == (1, b"")
+        assert done.returncode == 1
         assert "1 worker answered" in done.stdout.decode()
         assert done.stdout.decode().endswith("\ntwo@t did not answer anything.\n")
         done = run(broker, "--timeout", "0.5", "--json")
-        assert (done.returncode, done.stderr) == (1, b"two@t did not answer anything.\n")
+        assert done.returncode == 1
+        assert done.stderr.startswith(b"two@t did not answer anything.\nIf two@t is gone for good")
         assert list(json.loads(done.stdout)["stats"]) == ["one@t"]
+
+    @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
+    @pytest.mark.parametrize("options", [{}, {"global_keyprefix": "shop's:"}])
+    def test_killed_worker__how_to_forget_it(
+        self, make_broker: MakeBroker, options: dict[str, str]
+    ) -> None:
+        broker = make_broker(broker_transport_options=options)
+        _one, two = broker.fleet("one@t", "two@t")
+        two.kill()
+        done = run(broker, "--timeout", "0.5")
+        assert done.stdout.decode().endswith("\ntwo@t did not answer anything.\n")
+        (line,) = done.stderr.decode().splitlines()
+        words, _, command = line.partition(": ")
+        assert words == "If two@t is gone for good"
+        assert subprocess.check_output(["sh", "-c", command]).strip() == b"1"
+        done = run(broker)
+        assert (done.returncode, done.stderr) == (0, b"")
 
     def test_unknown_worker__1_and_named(self, fleet: Broker) -> None:
         done = run(fleet, "--worker", "one@fleet", "--worker", "nobody@t", "--field", "stats")
@@ -215,6 +234,19 @@ def test_timeout__instead_of_the_setting(make_broker: MakeBroker, use: Use, sett
     assert time.monotonic() - started < 2
 
 
+def test_imports__neither_spectacular_nor_the_page(fleet: Broker) -> None:
+    """Each probe pays for them."""
+    done = run(fleet, "--json", "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    modules = set(re.findall(r"\| +(\S+)$", done.stderr.decode(), re.MULTILINE))
+    assert "celery_stats.report" in modules
+    assert not modules & {"drf_spectacular.openapi", "celery_stats.page", "celery_stats.schema"}
+    done = run(fleet, "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
+    modules = set(re.findall(r"\| +(\S+)$", done.stderr.decode(), re.MULTILINE))
+    assert "celery_stats.page" in modules
+    assert not modules & {"rest_framework.views", "rest_framework.renderers"}
+
+
 class TestJson:
     def test_what_does_not_change__the_bytes_of_the_http_answer(
         self, busy_redis: Broker, use: Use, api: APIClient
@@ -240,7 +272,7 @@ class TestJson:
         assert list(told) == list(answer) == list(FIELDS)
         for stats in (*told["stats"].values(), *answer["stats"].values()):
             for key in ("clock", "uptime", "rusage"):
-                assert stats.pop(key)
+                del stats[key]
         assert told == answer
 
     def test_called_by_code__what_it_writes_to(self, fleet: Broker, use: Use) -> None:
@@ -266,7 +298,7 @@ class TestOnATerminal:
         ]
         assert lines[6].split() == ["Running", "task", "Id", "For", "Worker"]
         assert re.fullmatch(
-            r"tests\.nap     [0-9a-f-]{36}  (\d+ min )?\d+ s +(one|two)@t", lines[7]
+            r"tests\.nap     [0-9a-f-]{36}  (\d+ min|(\d+ min )?\d+ s) +(one|two)@t", lines[7]
         )
         assert PASSWORD not in "".join(lines)
 

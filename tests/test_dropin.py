@@ -11,9 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 from uuid import uuid4
 
@@ -22,190 +20,40 @@ import pytest
 import yaml
 
 from tests.packages import build
+from tests.projects import (
+    BYTECODE,
+    CELERY,
+    Project,
+    Recipe,
+    environment,
+    install_wheel,
+    pip_install,
+    run,
+)
 from tests.support import AMQP_URL, ROOT, Process, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.dropin
 
-README = (ROOT / "README.md").read_text()
-STAFF = {"username": "staff", "password": "x", "is_staff": True}
-PLAIN = {"username": "plain", "password": "x"}
-
-#: The packages are installed without bytecode: each module is compiled once, not each time.
-BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
-
-# From Celery's "First steps with Django".
-CELERY = """
-import os
-
-from celery import Celery
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
-
-app = Celery("shop")
-app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
-"""
-INIT = """
-from .celery import app as celery_app
-
-__all__ = ("celery_app",)
-"""
-
-
-def readme_lines(name: str) -> str:
-    """Return what the README adds to a list, such as ``INSTALLED_APPS``."""
-    found = re.search(rf"^{name} = \[\n    # …\n(.*?)^\]", README, re.MULTILINE | re.DOTALL)
-    assert found, f"the README adds nothing to {name}"
-    return found[1]
-
-
-class Recipe:
-    """The code under a heading of ``docs/recipes.md``."""
-
-    def __init__(self, heading: str) -> None:
-        text = (ROOT / "docs" / "recipes.md").read_text()
-        found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-        assert found, f"there is no recipe {heading!r}"
-        self.blocks = re.findall(r"^```\w+\n(.*?)^```", found[1], re.MULTILINE | re.DOTALL)
-
-    def add_to(self, project: Project, **changes: str) -> None:
-        """Append each block to the file that its first line names."""
-        for block in self.blocks:
-            name, code = re.fullmatch(r"# (\S+)\n(.*)", block, re.DOTALL).groups()  # type: ignore[union-attr]
-            for old, new in changes.items():
-                assert old in code
-                code = code.replace(old, new)
-            with (project.folder / name).open("a") as file:
-                file.write(f"\n{code}")
-
-
-def environment() -> dict[str, str]:
-    """Return this process's, without what leads to these tests' own project."""
-    ours = ("DJANGO_SETTINGS_MODULE", "PYTHONPATH", *BYTECODE)
-    return {name: value for name, value in os.environ.items() if name not in ours}
-
-
-def run(*args: str | Path, cwd: Path, stdin: str = "", **env: str) -> str:
-    """Run a program; return its standard output, fail with all of it."""
-    done = subprocess.run(
-        args,
-        cwd=cwd,
-        env={**environment(), **env},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+#: Beside the environment of the wheel, which has nothing but what the wheel requires.
+OTHERS = (
+    *("djangorestframework-simplejwt", "pyjwt"),
+    *("gunicorn", "packaging", "gevent", "greenlet", "zope.event", "zope.interface"),
+)
 
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh virtual environment with the wheel, for all projects."""
+    """A fresh virtual environment with the wheel and what it requires, and nothing else."""
     folder = tmp_path_factory.mktemp("dropin")
-    wheel = build(folder / "dist", "wheel")
-    # Without a pip of its own, and bytecode of what no test imports: half the time.
-    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
-    python = folder / "venv" / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
-    pip += ["install", "--quiet", "--no-compile", "--retries", "0"]
-    # What the projects have of their own.
-    others = ["celery[redis]", "djangorestframework-simplejwt", "gunicorn[gevent]"]
-    try:
-        run(*pip, "--no-deps", *others, cwd=folder)
-    except AssertionError as exc:
-        if "No matching distribution" not in str(exc):
-            raise
-        pytest.skip("pip reaches no package index")
-    run(*pip, wheel, *others, cwd=folder)
-    return python
+    return install_wheel(folder / "venv", build(folder / "dist", "wheel"))
 
 
-class Project:
-    """A project by ``startproject``, with Celery set up by Celery's documentation."""
-
-    def __init__(self, python: Path, folder: Path, broker_url: str) -> None:
-        self.python = python
-        self.folder = folder
-        self.settings = folder / "shop" / "settings.py"
-        self.urls = folder / "shop" / "urls.py"
-        run(python, "-m", "django", "startproject", "shop", folder, cwd=folder)
-        (folder / "shop" / "celery.py").write_text(CELERY)
-        (folder / "shop" / "__init__.py").write_text(INIT)
-        self.configure(f"CELERY_BROKER_URL = {broker_url!r}")
-
-    def add_endpoint(self) -> None:
-        """Do as the README says."""
-        self._insert(self.settings, "INSTALLED_APPS = [\n", readme_lines("INSTALLED_APPS"))
-        self._insert(self.urls, "urlpatterns = [\n", readme_lines("urlpatterns"))
-        self._insert(self.urls, "\nfrom django.urls import ", "include, ")
-
-    def add_app(self, name: str) -> None:
-        self._insert(self.settings, "INSTALLED_APPS = [\n", f"    {name!r},\n")
-
-    def add_path(self, line: str) -> None:
-        self._insert(self.urls, "urlpatterns = [\n", f"    {line},\n")
-
-    def configure(self, text: str) -> None:
-        with self.settings.open("a") as file:
-            file.write(f"\n{text}\n")
-
-    def _insert(self, path: Path, after: str, text: str) -> None:
-        before, found, rest = path.read_text().partition(after)
-        assert found, f"{path} has no {after!r}"
-        path.write_text(before + found + text + rest)
-
-    @contextmanager
-    def worker(self, *args: str) -> Iterator[Process]:
-        """A Celery worker of the project."""
-        log = self.folder / "worker.log"
-        command = [
-            str(self.python),
-            "-m",
-            "celery",
-            "-A",
-            "shop",
-            "worker",
-            "-l",
-            "INFO",
-            "-c",
-            "1",
-        ]
-        env = {
-            "PYTHONPATH": str(self.folder),
-            "DJANGO_SETTINGS_MODULE": "shop.settings",
-            **BYTECODE,
-        }
-        process = Process([*command, *args], log=log, env=env)
-        try:
-            wait_until(lambda: " ready." in log.read_text(), seconds=30, what=f"{log}")
-            # On Redis it says so shortly before it listens to commands.
-            run(self.python, "-m", "celery", "-A", "shop", "status", "-t", "5", cwd=self.folder)
-            yield process
-        finally:
-            process.stop()
-
-    def manage(self, *args: str) -> str:
-        return run(self.python, "manage.py", *args, cwd=self.folder)
-
-    def visit(self, *paths: str, **asked: Any) -> dict[str, Any]:
-        """Run the checks, then ask; see ``tests/visit.py``."""
-        asked = {"users": {"staff": STAFF, "plain": PLAIN}, "paths": paths, **asked}
-        seen: dict[str, Any] = json.loads(
-            run(
-                *(self.python, "-W", "error", "-"),
-                cwd=self.folder,
-                stdin=(ROOT / "tests" / "visit.py").read_text(),
-                VISIT=json.dumps(asked),
-                DJANGO_SETTINGS_MODULE="shop.settings",
-            )
-        )
-        assert Path(seen["file"]).is_relative_to(self.python.parent.parent)
-        assert seen["imported"] == []
-        assert seen["at_start"] == {"connected": [], "threads": 1}
-        return seen["answers"]  # type: ignore[no-any-return]
+@pytest.fixture(scope="session")
+def others(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what some projects have beside the wheel; for PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("others")
+    pip_install(python, "--no-deps", "--target", folder, *OTHERS)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -234,6 +82,15 @@ def worker(
     name = "shop@dropin"
     with project.worker("--hostname", name):
         yield name
+
+
+def test_wheel__brings_all_that_redis_needs(project: Project, worker: str) -> None:
+    """The worker, too, runs with the wheel and its requirements, and nothing else."""
+    pip = (sys.executable, "-m", "pip", "--python", project.python)
+    listed = json.loads(run(*pip, "list", "--format", "json", cwd=project.folder))
+    # One that asks for packaging, one that comes along with other environments.
+    assert not {"gunicorn", "setuptools"} & {package["name"] for package in listed}
+    assert project.manage("celery_stats", "--field", "stats").startswith("1 worker answered")
 
 
 def test_readme_lines_alone__staff_only(project: Project, worker: str) -> None:
@@ -322,13 +179,14 @@ class Person(AbstractBaseUser):
     }
 
 
-def test_jwt_only(project: Project, worker: str) -> None:
+def test_jwt_only(project: Project, worker: str, others: Path) -> None:
+    project.env["PYTHONPATH"] = str(others)
     project.configure(
         'REST_FRAMEWORK = {"DEFAULT_AUTHENTICATION_CLASSES": '
         '["rest_framework_simplejwt.authentication.JWTAuthentication"]}\n'
         'SECRET_KEY = "0123456789abcdef" * 4'
     )
-    project._insert(
+    project.insert(
         project.urls,
         "\nfrom django.urls import include, path\n",
         "from rest_framework_simplejwt.views import TokenObtainPairView\n",
@@ -368,7 +226,7 @@ def test_recipe__own_permission(project: Project, worker: str) -> None:
 def test_recipe__own_token_class(project: Project, worker: str) -> None:
     Recipe("Tokens of another kind").add_to(project)
     project.add_path('path("token/", obtain_auth_token)')
-    project._insert(
+    project.insert(
         project.urls,
         "\nfrom django.urls import include, path\n",
         "from rest_framework.authtoken.views import obtain_auth_token\n",
@@ -377,6 +235,12 @@ def test_recipe__own_token_class(project: Project, worker: str) -> None:
     assert found == {"anonymous": [401, None], "staff": [200, [worker]], "plain": [403, None]}
     (found,) = project.visit("/api/celery-stats/").values()  # by session
     assert found["staff"] == [401, None]
+
+
+def test_recipe__query_parameters_of_others(project: Project, worker: str) -> None:
+    Recipe("Query parameters of others").add_to(project)
+    answers = project.visit("/api/celery-stats/?x-auth-token=1", "/api/celery-stats/?token=1")
+    assert [found["staff"] for found in answers.values()] == [[200, [worker]], [400, None]]
 
 
 def test_recipe__twice(project: Project, worker: str) -> None:
@@ -422,7 +286,7 @@ def test_recipe__rabbitmq(project: Project) -> None:
                 channel.exchange_delete(name)
 
 
-def test_recipe__gunicorn_and_gevent(project: Project, worker: str) -> None:
+def test_recipe__gunicorn_and_gevent(project: Project, worker: str, others: Path) -> None:
     (command,) = Recipe("gunicorn and gevent").blocks
     port = free_port()
     assert "127.0.0.1:8000" in command
@@ -432,7 +296,7 @@ def test_recipe__gunicorn_and_gevent(project: Project, worker: str) -> None:
     args = shlex.split(command.replace(":8000", f":{port}"))
     log = project.folder / "gunicorn.log"
     command_line = [str(project.python), "-m", *args, "--chdir", str(project.folder)]
-    env = {"DJANGO_SETTINGS_MODULE": "shop.settings", **BYTECODE}
+    env = {"DJANGO_SETTINGS_MODULE": "shop.settings", "PYTHONPATH": str(others), **BYTECODE}
     server = Process(command_line, log=log, env=env)
     try:
         wait_until(lambda: "Booting worker" in log.read_text(), what=f"{log}")
@@ -463,26 +327,44 @@ def test_recipe__probe_from_cron(project: Project, worker: str, broker_url: str)
     assert "No snapshot: BrokerUnavailable" in at_the_hour()
 
 
-def test_recipe__health_check(project: Project) -> None:
-    (text,) = Recipe("A container's health check").blocks
-    service = yaml.safe_load(text)["services"]["worker"]
-    check = service["healthcheck"]["test"].replace("$$", "$")
+def worker_and_probes() -> tuple[str, dict[str, str]]:
+    """The worker's command, and each probe's as a shell in the container gets it."""
+    docker, kubernetes = (yaml.safe_load(b) for b in Recipe("Probes of containers").blocks)
+    service = docker["services"]["worker"]
+    (container,) = kubernetes["containers"]
+    assert container["command"] == shlex.split(service["command"])
+    probes = {"docker": service["healthcheck"]["test"].replace("$$", "$")}
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        sh, option, probes[name] = container[name]["exec"]["command"]
+        assert (sh, option) == ("sh", "-c")
+    return service["command"], probes
+
+
+def test_recipe__probes(project: Project) -> None:
+    command, probes = worker_and_probes()
     path = f"{project.python.parent}:{os.environ['PATH']}"
+    env = {**environment(), "PATH": path, "HOSTNAME": socket.gethostname()}
 
-    def healthy() -> bool:
-        done = subprocess.run(
-            ["sh", "-c", check],
-            cwd=project.folder,
-            env={**environment(), "PATH": path, "HOSTNAME": socket.gethostname()},
-            capture_output=True,
-            check=False,
-        )
-        return done.returncode == 0
+    def healthy() -> set[str]:
+        # At once: most of the time they wait.
+        running = {
+            name: subprocess.Popen(
+                ["sh", "-c", probe],
+                cwd=project.folder,
+                env=env,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for name, probe in probes.items()
+        }
+        return {name for name, process in running.items() if process.wait(60) == 0}
 
-    _celery, *args = shlex.split(service["command"])
-    assert not healthy()
+    assert healthy() == set()
+    args = shlex.split(command)
     with project.worker(*args[args.index("worker") + 1 :]) as process:
-        assert healthy()
+        assert healthy() == set(probes)
         process.freeze()
-        assert not healthy()
-    assert not healthy()
+        assert healthy() == set()
+        project.configure('CELERY_BROKER_URL = "redis://127.0.0.1:1/0"')
+        # Nobody is restarted because the broker is away.
+        assert healthy() == {"docker", "startupProbe", "livenessProbe"}

@@ -13,8 +13,8 @@ from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS
 from tests.comparison import without_what_changes
+from tests.published import load, problems
 from tests.support import Broker, Worker, wait_until
-from tests.test_schema import load, problems
 
 URL = "/api/celery-stats/"
 PASSWORD = "hunter2"

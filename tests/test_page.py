@@ -8,57 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.cache.backends.locmem import LocMemCache
 from django.test import Client
 from django.utils import translation
 from django.utils.timezone import override
+from rest_framework.throttling import UserRateThrottle
 
-from celery_stats import page, query, views
+from celery_stats import page, query, task_rows, views, words
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 from tests.accounts.models import User
+from tests.answers import ANSWER, EMPTY, HOSTILE, NOW, STATS, TASK
 from tests.support import Broker, wait_until
 
 URL = "/api/celery-stats/"
-NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
-
-TASK: dict[str, Any] = {
-    "id": "82639d59-6704-4719-940c-b5595a8570f7",
-    "name": "reports.build",
-    "args": [2026, "March"],
-    "kwargs": {"draft": True},
-    "type": "reports.build",
-    "hostname": "a@h",
-    "time_start": NOW.timestamp() - 65,
-    "acknowledged": True,
-    "delivery_info": {"exchange": "", "routing_key": "reports", "priority": 0},
-    "worker_pid": 7,
-}
-STATS: dict[str, Any] = {
-    "total": {"reports.build": 1200, "mail.send": 300},
-    "pid": 5,
-    "clock": "27",
-    "uptime": 93784,
-    "pool": {
-        "implementation": "celery.concurrency.prefork:TaskPool",
-        "max-concurrency": 4,
-        "processes": [7, 8],
-        "writes": {"inqueues": {"total": 4}},
-    },
-    "broker": {"hostname": "broker.internal", "transport_options": {"sentinel_kwargs": {}}},
-    "prefetch_count": 16,
-    "rusage": {"utime": 0.1 + 0.2, "maxrss": 56452},
-    "gossip": {"peers": 3},
-}
-ANSWER: dict[str, Any] = {
-    "active": {"a@h": [TASK]},
-    "scheduled": {"a@h": []},
-    "reserved": {"a@h": []},
-    "revoked": {"a@h": []},
-    "query_task": {"a@h": {}},
-    "stats": {"a@h": STATS},
-}
-EMPTY: dict[str, Any] = dict.fromkeys(FIELDS)
 
 
 class Elements(HTMLParser):
@@ -114,7 +78,7 @@ def show(browser_client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (-3, "0 s"),
         (0, "0 s"),
@@ -127,8 +91,8 @@ def show(browser_client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         (3 * 86400 * 1000, "3,000 days"),
     ],
 )
-def test_in_words(seconds: float, words: str) -> None:
-    assert page.in_words(seconds) == words
+def test_in_words(seconds: float, text: str) -> None:
+    assert words.in_words(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -137,27 +101,27 @@ def test_in_words(seconds: float, words: str) -> None:
 )
 def test_written__beyond_the_calendar_of_the_zone(zone: str, moment: datetime) -> None:
     with override(zone):
-        assert page.written(moment.replace(tzinfo=timezone.utc)) == ""
-        assert page.written(NOW) != ""
+        assert words.written(moment.replace(tzinfo=timezone.utc)) == ""
+        assert words.written(NOW) != ""
 
 
 def test_shorten() -> None:
-    assert page.shorten("short") == ("short", "")
-    assert page.shorten("x" * 201) == ("x" * 199 + "…", "x" * 201)
-    assert page.shorten("x" * 10_000).title == "x" * 500 + "…"
-    assert page.shorten({"a": 1}).shown == "{'a': 1}"
+    assert words.shorten("short") == ("short", "")
+    assert words.shorten("x" * 201) == ("x" * 199 + "…", "x" * 201)
+    assert words.shorten("x" * 10_000).title == "x" * 500 + "…"
+    assert words.shorten({"a": 1}).shown == "{'a': 1}"
     # A cell may be narrower than its text is long.
-    assert page.shorten("x" * 30, fits=20) == ("x" * 30, "x" * 30)
+    assert words.shorten("x" * 30, fits=20) == ("x" * 30, "x" * 30)
 
 
 def test_count() -> None:
-    assert page.count(1234567) == (1234567, "1,234,567")
+    assert words.count(1234567) == (1234567, "1,234,567")
     for value in ("N/A", None, True, [1], {}):
-        assert page.count(value).value is None
+        assert words.count(value).value is None
 
 
 def test_ids_are_as_long_as_the_api_accepts() -> None:
-    assert page.ID_LENGTH == query.MAX_LENGTH
+    assert task_rows.ID_LENGTH == query.MAX_LENGTH
 
 
 # An answer
@@ -198,7 +162,7 @@ def test_totals() -> None:
         "stats": {"a@h": STATS, "b@h": STATS, "c@h": "odd"},
         "reserved": None,
     }
-    totals = {key: total.value for key, _, total in context(answer)["totals"]}
+    totals = {key: total.value for key, _, total, _ in context(answer)["totals"]}
     assert totals == {
         "active": 3,
         "reserved": None,
@@ -228,9 +192,9 @@ def test_active__age_and_arguments() -> None:
 
 
 def test_arguments__reprs_after_a_retry() -> None:
-    shown = page.arguments({"args": "(2026, 'x')", "kwargs": "{'a': 1}"}).shown
+    shown = task_rows.arguments({"args": "(2026, 'x')", "kwargs": "{'a': 1}"}).shown
     assert shown == "(2026, 'x'), {'a': 1}"
-    assert page.arguments({}).shown == ""
+    assert task_rows.arguments({}).shown == ""
 
 
 def test_scheduled__time_to_go() -> None:
@@ -287,6 +251,39 @@ def test_look_up() -> None:
     assert found.meaning == "being executed"
     assert ("delivery_info.routing_key", "reports", "") in found.pairs.items
     assert unknown.found == []
+
+
+def test_look_up__in_every_list() -> None:
+    """As workers older than Celery 5.7 answer: query_task knows no scheduled task."""
+
+    def task(task_id: str) -> dict[str, Any]:
+        return {**TASK, "id": task_id}
+
+    held = {"eta": "2026-03-01T12:03:00+00:00", "priority": 6, "request": task("held")}
+    answer = {
+        "active": {"a@h": [task("runs"), task("told")]},
+        "reserved": {"b@h": [task("waits"), "odd"]},
+        "scheduled": {"b@h": [held, {"eta": None}]},
+        "revoked": {f"{n}@h": ["gone", "held"] for n in range(4)},
+        "query_task": {"a@h": {"told": ["active", task("told")]}, "b@h": {}},
+        "stats": None,
+    }
+    ids = ["runs", "waits", "held", "gone", "told", "odd", "nope"]
+    found = {
+        known.id.shown: [(each.state.shown, each.worker.shown) for each in known.found]
+        for known in context(answer, task_ids=ids)["look_ups"]
+    }
+    assert found == {
+        "runs": [("active", "a@h")],
+        "waits": [("reserved", "b@h")],
+        "held": [("scheduled", "b@h"), ("revoked", "4 workers")],
+        "gone": [("revoked", "4 workers")],
+        "told": [("active", "a@h")],
+        "odd": [("reserved", "b@h")],
+        "nope": [],
+    }
+    (known,) = context(answer, task_ids=["held"])["look_ups"]
+    assert ("eta", "2026-03-01T12:03:00+00:00", "") in known.found[0].pairs.items
 
 
 def test_long_lists_are_cut() -> None:
@@ -409,9 +406,6 @@ def test_json_link__keeps_the_query(show: Callable[..., Elements], settings: Any
     assert not [link for link in links(show(ANSWER)) if link and "json" in link]
 
 
-HOSTILE = "\"'><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7|add:7 }}{% now %}&amp;"
-
-
 def test_hostile_names__stay_text(show: Callable[..., Elements]) -> None:
     task = {**TASK, **dict.fromkeys(("id", "name", "hostname"), HOSTILE), "args": [HOSTILE]}
     task |= {"kwargs": {HOSTILE: HOSTILE}, "delivery_info": {"routing_key": HOSTILE}}
@@ -449,52 +443,20 @@ def test_long_strings__are_cut_on_the_server(show: Callable[..., Elements]) -> N
             *(v or "" for _, attrs in shown.elements for v in attrs.values()),
         ]
     )
-    assert longest <= page.TITLE_LENGTH + 1
+    assert longest <= words.TITLE_LENGTH + 1
     assert not [attrs for _, attrs in shown.elements if attrs.get("data-copy")]
 
 
-def test_every_text_is_translatable(
-    show: Callable[..., Elements], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a language that puts everything into brackets, nothing is left outside of them."""
-    catalog = translation._trans
-
-    def bracketed(message: str) -> str:
-        return f"⟦{message}⟧"
-
-    def plural(one: str, more: str, number: int) -> str:
-        return f"⟦{one if number == 1 else more}⟧"
-
-    monkeypatch.setattr(catalog, "gettext", bracketed)
-    monkeypatch.setattr(catalog, "ngettext", plural)
-    # What workers send is in capitals here, but for the keys.
-    task = {"id": "X", "name": "T", "args": [], "time_start": NOW.timestamp() - 60}
-    held = {"eta": "2026-03-01T12:03:00Z", "request": task}
-    stats = {"pool": {"processes": [1]}, "pid": 1, "broker": {}, "rusage": {"maxrss": 9}, "Z": 1}
-    answer = {
-        "active": {"W": [task]},
-        "scheduled": {"W": [held] * 101, "V": {"error": "E"}},
-        "query_task": {"W": {"X": ["active", {}]}},
-        "revoked": {f"{n}": [f"{n}", "0"] for n in range(101)},
-        "stats": {"W": {**stats, "uptime": 90000, "total": {"T": 1}}},
-    }
-    keys = {"scheduled", "active", "maxrss", "celery -A project worker --loglevel INFO"}
-    for shown in (
-        show(answer, "?task_id=X&task_id=Y", missing={"W": ("F",), "U": ("F",)}),
-        show({**answer, "stats": None}),
-        show(EMPTY),
-        show(EMPTY, "?worker=W"),
-    ):
-        texts = "\n".join(text for text in shown.texts if text not in keys)
-        while "⟦" in texts:
-            texts = re.sub(r"⟦[^⟦⟧]*⟧", "", texts)
-        assert not re.findall(r"[a-z]{2,}", texts)
-        attributes = [
-            attrs.get(name)
-            for _, attrs in shown.elements
-            for name in ("aria-label", *(key for key in attrs if key.startswith("data-text-")))
-        ]
-        assert all(text.startswith("⟦") for text in attributes if text)
+def test_language__english_in_any_project(show: Callable[..., Elements], settings: Any) -> None:
+    """Half a translation, Django's own of numbers and dates, would be worse than none."""
+    settings.USE_THOUSAND_SEPARATOR = True
+    with translation.override("de"):
+        shown = show({**ANSWER, "reserved": {"a@h": [TASK] * 1500}}, "?task_id=x")
+    assert ("html", {"lang": "en", "dir": "ltr"}) in shown.elements
+    for text in ("Processed 1,500", "1 day 2 h", "2026-03-01 06:00:00 CST", "12 ms", "55 MB"):
+        assert text in shown.text
+    values = [attrs["value"] for tag, attrs in shown.elements if tag == "data"]
+    assert values == ["1", "1500", "0", "0", "1500"]
 
 
 # Who gets what
@@ -565,12 +527,17 @@ def test_collectstatic_not_run__page_without_its_looks(
     }
 
 
-def test_ordinary_user__plain_403(db: None) -> None:
+def test_ordinary_user__page_says_who_is_not_allowed(db: None) -> None:
     client = Client(headers={"accept": "text/html"})
     client.force_login(User.objects.create_user("ordinary"))
     response = client.get(URL)
     assert response.status_code == 403
-    assert "You may not see this page" in response.content.decode()
+    shown = Elements(response.content.decode())
+    for text in ("You may not see this page", "You are logged in as ordinary.", "permission"):
+        assert text in shown.text
+    assert "session" not in shown.text
+    # Without the script it asks nothing again.
+    assert "script" not in {tag for tag, _ in shown.elements}
 
 
 def test_logged_in_otherwise__not_sent_to_log_in_again(
@@ -580,13 +547,50 @@ def test_logged_in_otherwise__not_sent_to_log_in_again(
     settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "AUTHENTICATION_CLASSES": [token]}
     response = browser_client.get(URL)
     assert response.status_code == 401
-    assert "credentials were not provided" in response.content.decode()
+    text = Elements(response.content.decode()).text
+    assert "Your session is not accepted here You are logged in as support." in text
     assert Client(headers={"accept": "text/html"}).get(URL).status_code == 302
 
 
-def test_problem__any_shape() -> None:
+def test_throttled__page_does_not_ask_again(browser_client: Client, settings: Any) -> None:
+    settings.REST_FRAMEWORK = {
+        **settings.REST_FRAMEWORK,
+        "DEFAULT_THROTTLE_RATES": {"user": "1/day"},
+    }
+
+    class Throttle(UserRateThrottle):
+        rate = "1/day"
+        cache = LocMemCache("throttled", {})
+
+    settings.DRF_CELERY_STATS = {"CELERY_APP": "tests.nowhere:app"}
+    view = views.CeleryStatsView
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view, "throttle_classes", [Throttle])
+        assert browser_client.get(URL).status_code == 503
+        response = browser_client.get(URL)
+    assert response.status_code == 429
+    shown = Elements(response.content.decode())
+    assert "Too many requests Wait a moment, then load the page again." in shown.text
+    assert "script" not in {tag for tag, _ in shown.elements}
+
+
+def test_options__page_about_the_endpoint(browser_client: Client) -> None:
+    response = browser_client.options(URL, headers={"accept": "text/html"})
+    assert response.status_code == 200
+    shown = Elements(response.content.decode())
+    for text in (
+        "Get Celery worker statistics",
+        "A snapshot of every Celery worker",
+        "Answers with : application/json, text/html",
+    ):
+        assert text in shown.text
+    assert "script" not in {tag for tag, _ in shown.elements}
+
+
+def test_refusal__any_shape() -> None:
     for data in ({"detail": "no"}, {"field": ["a", "b"]}, ["a"], "a", None, {"x": {"y": 1}}):
-        assert page.problem(data, 418)["heading"] == "The page cannot be shown"
+        assert page.refusal(data, 418, "")["heading"] == "The page cannot be shown"
+        assert page.refusal(data, 400, "")["messages"]
 
 
 # Real parts

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 from django.http import QueryDict
 from hypothesis import given
 from hypothesis import strategies as st
+from rest_framework.authentication import TokenAuthentication
+from rest_framework.authtoken.models import Token
 from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.test import APIClient
+from rest_framework.versioning import QueryParameterVersioning
 
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.query import parse_question
+from tests.accounts.models import User
+from tests.support import Broker
 
 
 def errors(query: str) -> dict[str, list[str]]:
@@ -46,7 +52,68 @@ def test_parse__format_belongs_to_rest_framework() -> None:
 
 def test_parse__format_is_unknown_where_the_project_has_none(settings) -> None:
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
-    assert list(errors("format=json")) == ["format"]
+    assert errors("format=json") == {
+        "format": ["Unknown parameter; known are: task_id, worker, field."]
+    }
+
+
+class NamedVersion(QueryParameterVersioning):
+    version_param = "v"
+
+
+@pytest.mark.parametrize(
+    ("versioning", "query", "unknown"),
+    [
+        ("rest_framework.versioning.QueryParameterVersioning", "version=1", []),
+        ("rest_framework.versioning.QueryParameterVersioning", "v=1", ["v"]),
+        (f"{__name__}.NamedVersion", "v=1", []),
+        (f"{__name__}.NamedVersion", "version=1", ["version"]),
+        ("rest_framework.versioning.URLPathVersioning", "version=1", ["version"]),
+        (None, "version=1", ["version"]),
+    ],
+)
+def test_parse__version_belongs_to_versioning_by_query(
+    versioning: str | None, query: str, unknown: list[str], settings
+) -> None:
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_VERSIONING_CLASS": versioning}
+    if unknown:
+        assert list(errors(query)) == unknown
+    else:
+        assert parse_question(QueryDict(query)) == Question()
+
+
+def test_parse__ignored_parameters_belong_to_others(settings) -> None:
+    settings.DRF_CELERY_STATS = {"IGNORED_PARAMETERS": ["x-auth-token", "_"]}
+    assert parse_question(QueryDict("x-auth-token=a&_=1&_=2&worker=w")) == Question(workers=("w",))
+    assert list(errors("_=1&X-Auth-Token=a&__=1")) == ["X-Auth-Token", "__"]
+
+
+class QueryToken(TokenAuthentication):
+    """As some projects have it: the token stands in the address."""
+
+    def authenticate(self, request):
+        return self.authenticate_credentials(request.query_params.get("x-auth-token"))
+
+
+def test_endpoint__token_in_the_address(
+    support_user: User,
+    make_broker: Callable[..., Broker],
+    use: Callable[[Broker], Broker],
+    settings,
+) -> None:
+    use(make_broker())
+    token = Token.objects.create(user=support_user).key
+    settings.DRF_CELERY_STATS = {
+        **settings.DRF_CELERY_STATS,
+        "AUTHENTICATION_CLASSES": [f"{__name__}.QueryToken"],
+    }
+    url = f"/api/celery-stats/?x-auth-token={token}"
+    assert APIClient().get(url).status_code == 400
+    settings.DRF_CELERY_STATS = {
+        **settings.DRF_CELERY_STATS,
+        "IGNORED_PARAMETERS": ["x-auth-token"],
+    }
+    assert APIClient().get(url).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["task_id", "worker"])
@@ -80,7 +147,7 @@ def test_parse__lone_surrogate() -> None:
         parse_question(params)
 
 
-@pytest.mark.parametrize("value", ["ACTIVE", "ping", "active,stats", " active"])
+@pytest.mark.parametrize("value", ["ACTIVE", "ping", "active stats", " active"])
 def test_parse__unknown_field(value: str) -> None:
     messages = errors(f"field=active&field={quote(value)}")["field"]
     assert messages == [
@@ -88,8 +155,15 @@ def test_parse__unknown_field(value: str) -> None:
     ]
 
 
+def test_parse__fields_in_one_value__says_how_to_write_them() -> None:
+    assert errors("field=active,stats")["field"] == [
+        "Unknown field; known are: active, scheduled, reserved, revoked, query_task, stats. "
+        "Write several as field=active&field=stats."
+    ]
+
+
 def test_parse__unknown_parameters_are_named() -> None:
-    unknown = ["Unknown parameter."]
+    unknown = ["Unknown parameter; known are: task_id, worker, field, format."]
     assert errors("tasks=1&task_id=a&") == {"tasks": unknown}
     assert errors("a=1&b=2&field=x").keys() == {"a", "b", "field"}
 

@@ -16,8 +16,8 @@ from rest_framework.test import APIClient
 
 from tests.celery_app import Unprintable
 from tests.comparison import without_what_changes
+from tests.published import load, problems
 from tests.support import Broker, RedisServer, wait_until
-from tests.test_schema import load, problems
 
 URL = "/api/celery-stats/"
 SECRETS = (

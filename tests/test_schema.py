@@ -9,6 +9,9 @@ After a change that is meant, write the reviewed file anew and read the differen
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,16 +20,19 @@ import pytest
 import yaml
 from django.core.management import call_command
 from django.urls import include, path
+from django.utils.module_loading import import_string
 from drf_spectacular.settings import spectacular_settings
-from openapi_schema_validator import OAS30Validator, OAS31Validator
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
 from rest_framework.test import APIClient
+from rest_framework.views import APIView
 
 from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
 from tests.pools import BUSY, IDLE, Fleet, at_work
-from tests.support import Broker, RedisServer, deaf_afterwards, wait_until
+from tests.published import load, problems
+from tests.support import ROOT, Broker, RedisServer, deaf_afterwards, wait_until
 
-REVIEWED = Path(__file__).with_name("schema.yml")
 URL = "/api/celery-stats/"
 
 # The API of a project that has this endpoint alone.
@@ -38,25 +44,6 @@ def generate(folder: Path) -> dict[str, Any]:
     file = folder / "schema.yml"
     call_command("spectacular", urlconf=__name__, validate=True, fail_on_warn=True, file=str(file))
     return yaml.safe_load(file.read_text())
-
-
-def load() -> dict[str, Any]:
-    return yaml.safe_load(REVIEWED.read_text())
-
-
-def validator(schema: dict[str, Any], name: str = "CeleryStatsResponse") -> OAS30Validator:
-    kind = OAS30Validator if schema["openapi"].startswith("3.0") else OAS31Validator
-    return kind(
-        {"$ref": f"#/components/schemas/{name}", "components": schema["components"]},
-        format_checker=kind.FORMAT_CHECKER,
-    )
-
-
-def problems(answer: Any, schema: dict[str, Any], name: str = "CeleryStatsResponse") -> list[str]:
-    return [
-        f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
-        for error in validator(schema, name).iter_errors(answer)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +76,24 @@ def test_schema__is_the_contract() -> None:
     assert operation["tags"] == ["celery-stats"]
     assert operation["summary"] == "Get Celery worker statistics"
     assert [parameter["name"] for parameter in operation["parameters"]] == [
-        "field",
-        "task_id",
-        "worker",
+        *("field", "format", "task_id", "worker"),
     ]
     responses = operation["responses"]
-    assert list(responses) == ["200", "400", "401", "403", "503"]
-    assert {kind for response in responses.values() for kind in response["content"]} == {
-        "application/json"
+    kinds = {status: list(response["content"]) for status, response in responses.items()}
+    assert kinds.pop("406") == ["application/json"]
+    assert list(kinds) == ["200", "400", "401", "403", "405", "429", "503"]
+    assert all(found == ["application/json", "text/html"] for found in kinds.values())
+    assert {
+        status: list(response["headers"])
+        for status, response in responses.items()
+        if "headers" in response
+    } == {
+        "200": ["Celery-Stats-Missing"],
+        "401": ["WWW-Authenticate"],
+        "405": ["Allow"],
+        "429": ["Retry-After"],
+        "503": ["Retry-After"],
     }
-    assert list(responses["200"]["headers"]) == ["Celery-Stats-Missing"]
-    assert list(responses["401"]["headers"]) == ["WWW-Authenticate"]
-    assert list(responses["503"]["headers"]) == ["Retry-After"]
     assert responses["200"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/CeleryStatsResponse"
     }
@@ -126,6 +119,49 @@ def test_schema__in_openapi_3_1(
     assert "nullable" not in str(schema)
     assert problems(answer, schema) == []
     assert problems(dict.fromkeys(FIELDS), schema) == []
+
+
+def test_schema__camelizing_hook__as_on_the_wire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = "drf_spectacular.contrib.djangorestframework_camel_case.camelize_serializer_fields"
+    monkeypatch.setattr(spectacular_settings, "POSTPROCESSING_HOOKS", [import_string(hook)])
+
+    class Other(serializers.Serializer[Any]):
+        one_two = serializers.CharField()
+
+    class OtherView(APIView):
+        @extend_schema(responses=Other)
+        def get(self, request: Any) -> None: ...
+
+    monkeypatch.setattr(
+        sys.modules[__name__], "urlpatterns", [*urlpatterns, path("o/", OtherView.as_view())]
+    )
+    components = generate(tmp_path)["components"]["schemas"]
+    # The hook has run; this endpoint's renderer does not camelize.
+    assert list(components.pop("Other")["properties"]) == ["oneTwo"]
+    assert components == load()["components"]["schemas"]
+
+
+def test_schema__no_class_for_schemas__the_endpoint_all_the_same() -> None:
+    code = """
+import django
+from django.conf import settings
+settings.REST_FRAMEWORK["DEFAULT_SCHEMA_CLASS"] = None
+django.setup()
+from django.urls import resolve
+print(resolve("/celery-stats/", urlconf="celery_stats.urls").url_name)
+"""
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("snapshot\n", "")
 
 
 # Real answers

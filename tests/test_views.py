@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.http import Http404
 from django.test import RequestFactory, override_settings
 from rest_framework.authtoken.models import Token
+from rest_framework.permissions import BasePermission
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -95,7 +97,18 @@ class TestAccess:
         assert (head.status_code, head.content) == (200, b"")
         options = api.options(URL)
         assert options.status_code == 200
-        assert "application/json" in options.json()["renders"]
+        assert options.json() == {
+            "name": "Get Celery worker statistics",
+            "description": "A snapshot of every Celery worker reachable through the broker, as "
+            "the workers themselves describe it. A key that no worker answered is null; with no "
+            "worker at all, all six are. For staff and support users.",
+            "renders": ["application/json", "text/html"],
+            "parses": [
+                "application/json",
+                "application/x-www-form-urlencoded",
+                "multipart/form-data",
+            ],
+        }
 
 
 def test_get__no_worker__six_nulls(api: APIClient, workerless: Broker) -> None:
@@ -144,6 +157,45 @@ def test_get__celery_app_cannot_be_imported__503(api: APIClient) -> None:
     assert int(response["Retry-After"]) > 0
     assert set(response.json()) == {"detail"}
     assert "nowhere" not in response.content.decode()
+
+
+class TestNegotiation:
+    OFFER = "json (application/json), html (text/html)."
+
+    @pytest.mark.parametrize(
+        ("query", "accept", "detail"),
+        [
+            ("?format=xml", "*/*", f"There is no such format. On offer are: {OFFER}"),
+            (
+                "?format=html",
+                "application/json",
+                f"The Accept header excludes the format html. On offer are: {OFFER}",
+            ),
+            ("", "image/png", f"The Accept header excludes every format on offer: {OFFER}"),
+        ],
+    )
+    def test_nothing_fits__406_says_what_is_on_offer(
+        self, api: APIClient, query: str, accept: str, detail: str
+    ) -> None:
+        response = api.get(f"{URL}{query}", HTTP_ACCEPT=accept)
+        assert response.status_code == 406
+        assert response.json() == {"detail": detail}
+
+    def test_no_query_parameter_for_the_format__accept_alone(
+        self, api: APIClient, settings: Any
+    ) -> None:
+        settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
+        response = api.get(f"{URL}?format=html", HTTP_ACCEPT="image/png")
+        assert response.json()["detail"].startswith("The Accept header excludes every format")
+
+    def test_permission_that_hides_the_endpoint__404(self, api: APIClient, settings: Any) -> None:
+        settings.DRF_CELERY_STATS = {"PERMISSION_CLASSES": [f"{__name__}.Hidden"]}
+        assert api.get(URL).status_code == 404
+
+
+class Hidden(BasePermission):
+    def has_permission(self, request: Request, view: Any) -> bool:
+        raise Http404
 
 
 class TestSharedBody:

@@ -9,12 +9,9 @@ from itertools import repeat
 from typing import Any
 from unicodedata import combining, east_asian_width
 
-from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
-
 from celery_stats.control.question import Question
-from celery_stats.page import page
 from celery_stats.report import Report
+from celery_stats.words import plural
 
 #: A line and its role in ``django.core.management.color``; "" is plain.
 Line = tuple[str, str]
@@ -88,6 +85,9 @@ def _side_by_side(columns: Sequence[Column], row: Sequence[str], widths: Sequenc
 
 def lines(report: Report, question: Question, width: int) -> Iterator[Line]:
     """What people want to know; the silent workers last, next to the prompt."""
+    # Imported here: what --json prints has no use for it.
+    from celery_stats.page import page
+
     context = page(
         report.data, report.missing, report.taken_at, report.elapsed, list(question.task_ids)
     )
@@ -102,14 +102,9 @@ def lines(report: Report, question: Question, width: int) -> Iterator[Line]:
 
 def _summary(context: Mapping[str, Any], width: int) -> Iterator[Line]:
     answering = context["answering"]
-    words, role = _("No worker answered."), ERROR
+    words, role = "No worker answered.", ERROR
     if answering.value:
-        words = ngettext(
-            "%(n)s worker answered in %(ms)s ms.",
-            "%(n)s workers answered in %(ms)s ms.",
-            answering.value,
-        )
-        words %= {"n": answering.shown, "ms": context["elapsed"]}
+        words = f"{plural(answering.value, 'worker')} answered in {context['elapsed']} ms."
         role = WARNING if context["missing"] else GOOD
     yield from _wrapped(words, role, width)
 
@@ -125,17 +120,17 @@ def _workers(context: Mapping[str, Any], report: Report, width: int) -> Iterator
     slots = [row.slots.shown for row in rows]
     processed = [row.processed.shown for row in rows]
     by_field = (
-        ("stats", Column(_("Pool"), [printable(row.pool.shown) for row in rows])),
-        ("stats", Column(_("Concurrency"), slots, _("Conc"), right=True)),
-        counts("active", _("Active"), _("Act")),
-        counts("reserved", _("Reserved"), _("Res")),
-        counts("scheduled", _("Scheduled"), _("Sch")),
-        counts("revoked", _("Revoked"), _("Rev")),
-        ("stats", Column(_("Processed"), processed, _("Done"), right=True)),
-        ("stats", Column(_("Uptime"), [row.uptime or NOTHING for row in rows])),
+        ("stats", Column("Pool", [printable(row.pool.shown) for row in rows])),
+        ("stats", Column("Concurrency", slots, "Conc", right=True)),
+        counts("active", "Active", "Act"),
+        counts("reserved", "Reserved", "Res"),
+        counts("scheduled", "Scheduled", "Sch"),
+        counts("revoked", "Revoked", "Rev"),
+        ("stats", Column("Processed", processed, "Done", right=True)),
+        ("stats", Column("Uptime", [row.uptime or NOTHING for row in rows])),
     )
     columns = [
-        Column(_("Worker"), [printable(row.name.shown) for row in rows]),
+        Column("Worker", [printable(row.name.shown) for row in rows]),
         *(column for field, column in by_field if report.data[field] is not None),
     ]
     roles = [WARNING if row.owed else "" for row in rows]
@@ -148,10 +143,10 @@ def _workers(context: Mapping[str, Any], report: Report, width: int) -> Iterator
 def _running(context: Mapping[str, Any], width: int) -> Iterator[Line]:
     tasks = context["tasks"]["active"]
     columns = (
-        Column(_("Running task"), [printable(task.name.shown) for task in tasks.items]),
-        Column(_("Id"), [printable(task.whole_id or task.id.shown) for task in tasks.items]),
-        Column(_("For"), [task.when or NOTHING for task in tasks.items]),
-        Column(_("Worker"), [printable(task.workers.shown) for task in tasks.items]),
+        Column("Running task", [printable(task.name.shown) for task in tasks.items]),
+        Column("Id", [printable(task.whole_id or task.id.shown) for task in tasks.items]),
+        Column("For", [task.when or NOTHING for task in tasks.items]),
+        Column("Worker", [printable(task.workers.shown) for task in tasks.items]),
     )
     yield from _section(columns, [""] * len(tasks.items), tasks.note, width)
 
@@ -161,10 +156,10 @@ def _look_ups(context: Mapping[str, Any], width: int) -> Iterator[Line]:
     for look_up in context["look_ups"]:
         rows += [
             (look_up.id.shown, found.state.shown, found.worker.shown) for found in look_up.found
-        ] or [(look_up.id.shown, _("unknown"), NOTHING)]
+        ] or [(look_up.id.shown, "unknown", NOTHING)]
     columns = [
         Column(title, [printable(row[at]) for row in rows])
-        for at, title in enumerate((_("Looked up"), _("State"), _("Worker")))
+        for at, title in enumerate(("Looked up", "State", "Worker"))
     ]
     yield from _section(columns, [""] * len(rows), "", width)
 
@@ -172,9 +167,8 @@ def _look_ups(context: Mapping[str, Any], width: int) -> Iterator[Line]:
 def silent(report: Report, question: Question, width: int) -> Iterator[Line]:
     """Who did not answer what."""
     for name, owed in report.missing.items():
-        what = _("anything") if owed == question.fields else ", ".join(owed)
-        text = _("%(worker)s did not answer %(what)s.") % {"worker": name, "what": what}
-        yield from _wrapped(text, WARNING, width)
+        what = "anything" if owed == question.fields else ", ".join(owed)
+        yield from _wrapped(f"{name} did not answer {what}.", WARNING, width)
 
 
 def _section(

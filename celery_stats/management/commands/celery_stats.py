@@ -23,9 +23,9 @@ from celery_stats.conf import conf
 from celery_stats.control.broker import broker_for, find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import FIELDS, Question
+from celery_stats.management.forget import forget_line
 from celery_stats.management.text import lines, printable, silent
 from celery_stats.query import parse_question
-from celery_stats.views import CeleryStatsView
 
 #: Exit statuses. argparse, too, ends with 2 where the command line is wrong.
 INCOMPLETE, NOT_ASKED = 1, 2
@@ -91,6 +91,7 @@ class Command(BaseCommand):
             # end, and complain.
             with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
+        self.say_how_to_forget(report, question)
         if report.missing or not any(report.data.values()):
             sys.exit(INCOMPLETE)
 
@@ -111,6 +112,15 @@ class Command(BaseCommand):
             for line, role in lines(report, question, width):
                 self.stdout.write(encodable(line, stream), getattr(style, role, None))
 
+    def say_how_to_forget(self, report: reports.Report, question: Question) -> None:
+        """Write how workers leave the broker's list, which a killed one never does by itself."""
+        app = find_app(conf.celery_app)
+        for worker, owed in report.missing.items():
+            # Who was asked for by name need not be in the list.
+            line = None if question.workers else forget_line(app, worker)
+            if line and owed == question.fields:
+                self.stderr.write(f"If {worker} is gone for good: {line}", no_style().SUCCESS)
+
     def style_for(self, options: Mapping[str, Any]) -> Any:
         """Django's colours, also gone where NO_COLOR is set or ``stdout`` is not its own."""
         plain = os.environ.get("NO_COLOR") or not self.stdout.isatty()
@@ -118,7 +128,10 @@ class Command(BaseCommand):
 
     def write_json(self, data: Mapping[str, Any]) -> None:
         """Write the body of the HTTP answer, byte by byte, whatever the locale."""
-        body = CeleryStatsView.renderer_classes[0]().render(data)
+        # Imported here: a probe does not need it.
+        from rest_framework.renderers import JSONRenderer
+
+        body = JSONRenderer().render(data)
         buffer = getattr(self.stdout, "buffer", None)
         if buffer is None:
             self.stdout.write(body.decode(), ending="")

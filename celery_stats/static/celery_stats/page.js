@@ -5,8 +5,7 @@
 
 (() => {
   const main = document.getElementById("live");
-  const texts = { ...main.dataset };
-  const interval = 1000 * Number(texts.interval);
+  const interval = 5000; // milliseconds
   const address = location.href.split("#")[0];
   const [status, pause, refreshLink, contents, connection, announcement] = [
     "status", "pause", "refresh", "contents", "connection", "announcement",
@@ -18,10 +17,6 @@
   let stopped = false;
   let running = false;
   let timer = 0;
-
-  function say(name, values = {}) {
-    return texts[`text${name}`].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
-  }
 
   function clock(page) {
     return page.getElementById("taken")?.dataset.clock ?? "";
@@ -129,17 +124,17 @@
       item.dataset.key = name;
       label.className = "name";
       label.textContent = name;
-      words.textContent = say("Left", { time: last });
+      words.textContent = `was here until ${last}`;
       forget.type = "button";
       forget.dataset.forget = name;
-      forget.textContent = say("Forget");
-      forget.setAttribute("aria-label", `${say("Forget")} ${name}`);
+      forget.textContent = "Forget";
+      forget.setAttribute("aria-label", `Forget ${name}`);
       item.append(label, words, forget);
       list.append(item);
     }
     if (health.dataset.state !== "none") {
       health.dataset.state = "missing";
-      page.getElementById("health-heading").textContent = say("Missing");
+      page.getElementById("health-heading").textContent = "Workers are missing";
     }
     page.getElementById("missing-count").textContent = list.children.length;
   }
@@ -147,10 +142,9 @@
   // What the reader is told
 
   function show() {
-    const time = taken ? "" : "Untimed";
-    const name = stopped ? "Stopped" : paused ? `Paused${time}` : `Live${time}`;
-    status.textContent = say(name, { time: taken });
-    pause.textContent = say(paused ? "Resume" : "Pause");
+    const when = taken ? `updated ${taken}` : "no answer yet";
+    status.textContent = stopped ? "Stopped" : `${paused ? "Paused" : "Live"}, ${when}`;
+    pause.textContent = paused ? "Resume" : "Pause";
     pause.hidden = stopped;
   }
 
@@ -161,15 +155,15 @@
   }
 
   function warn(text) {
-    const since = taken ? ` ${say("Since", { time: taken })}` : "";
+    const since = taken ? ` What you see is from ${taken}.` : "";
     if (connection.textContent !== text + since) connection.textContent = text + since;
     connection.hidden = false;
     main.dataset.stale = "";
   }
 
-  function stop() {
+  function stop(text) {
     stopped = true;
-    warn(say("Ended"));
+    warn(text);
   }
 
   function apply(fresh, broken) {
@@ -212,13 +206,20 @@
       wait = 1000 * Number(response.headers.get("Retry-After")) || 0;
       const fresh = new DOMParser().parseFromString(text, "text/html");
       const ours = fresh.getElementById("live") && fresh.getElementById("health");
-      if (response.type === "opaqueredirect" || [401, 403].includes(response.status)) stop();
-      else if ((response.ok || response.status === 503) && ours) apply(fresh, !response.ok);
-      else if (response.ok) stop();
-      else warn(say("Failed", { status: response.status }));
+      if (response.type === "opaqueredirect" || response.status === 401) {
+        stop("Your session has ended. Log in again, then reload.");
+      } else if (response.status === 403) {
+        stop("You may no longer see this page.");
+      } else if ((response.ok || response.status === 503) && ours) {
+        apply(fresh, !response.ok);
+      } else if (response.ok) {
+        stop("The server answers with another page. Reload to see it.");
+      } else {
+        warn(`The server answered with an error (${response.status}). Trying again.`);
+      }
     } catch (error) {
       if (!(error instanceof TypeError || error.name === "AbortError")) throw error;
-      warn(say("Unreachable"));
+      warn("The server cannot be reached. Trying again.");
     } finally {
       clearTimeout(limit);
       running = false;
@@ -248,7 +249,7 @@
       button.focus({ preventScroll: true });
     }
     button.classList.add("done");
-    announcement.textContent = say("Copied");
+    announcement.textContent = "Copied";
     setTimeout(() => button.classList.remove("done"), 1500);
   }
 
@@ -272,6 +273,8 @@
     refresh();
   });
 
+  // As after a refresh, so that the first one moves nothing.
+  for (const element of main.querySelectorAll("*")) content(element);
   document.documentElement.classList.add("scripted");
   pause.hidden = false;
   for (const worker of document.querySelectorAll(".worker")) seen.set(worker.dataset.key, taken);

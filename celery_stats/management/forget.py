@@ -1,0 +1,39 @@
+"""How to remove a worker that was killed from the broker's list of mailboxes."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+#: Control characters with which kombu separates the parts of an entry of its binding table.
+SEPARATORS = r"\006\026\006\026"
+
+
+def forget_line(app: Any, worker: str) -> str | None:
+    """Return the shell's line that removes a worker's mailbox from Redis.
+
+    The connection's password is no part of it; ``REDISCLI_AUTH`` may hold it.
+
+    Args:
+        app: the Celery app whose broker it is.
+        worker: the worker's full name.
+
+    Returns:
+        None where the broker is not Redis: RabbitMQ forgets killed workers by itself.
+    """
+    connection = app.connection_for_write()
+    if connection.transport.driver_type != "redis" or not worker.isprintable():
+        return None
+    options = app.conf.broker_transport_options or {}
+    exchange = f"{app.conf.control_exchange}.pidbox"
+    key = f"{options.get('global_keyprefix', '')}_kombu.binding.{exchange}"
+    database = str(connection.virtual_host or "").strip("/") or "0"
+    command = ["redis-cli", "-n", database]
+    # The sentinels know the master's address; a socket's is no host.
+    if connection.transport_cls in ("redis", "rediss"):
+        command += ["-h", connection.hostname or "localhost"]
+        command += ["-p", str(connection.port or connection.transport.default_port)]
+    if connection.transport_cls == "rediss":
+        command += ["--tls"]
+    entry = f"\"$(printf '{SEPARATORS}%s' {shlex.quote(f'{worker}.{exchange}')})\""
+    return f"{shlex.join([*command, 'SREM', key])} {entry}"
