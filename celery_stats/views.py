@@ -81,7 +81,22 @@ class CeleryStatsView(APIView):
 
     @property
     def default_response_headers(self) -> dict[str, str]:
-        return {**super().default_response_headers, "Cache-Control": "no-store"}
+        return {
+            **super().default_response_headers,
+            "Cache-Control": "no-store",
+            "Vary": "Accept, Authorization, Cookie",
+        }
+
+    def finalize_response(
+        self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase:
+        # Django's cache middleware ignores no-store up to 5.2.12, and a middleware of the
+        # project may replace the header. cache_page around ``get`` marks REST framework's
+        # request, everything else Django's own.
+        requests: list[Any] = [request, request._request]
+        for each in requests:
+            each._cache_update_cache = False
+        return super().finalize_response(request, response, *args, **kwargs)
 
     @property
     def _is_page(self) -> bool:
