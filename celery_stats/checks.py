@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from threading import TIMEOUT_MAX
 from typing import Any
 
 from django.apps import AppConfig
@@ -22,9 +21,8 @@ from rest_framework.permissions import (
 )
 from rest_framework.settings import api_settings
 
-from .conf import DEFAULTS, SETTING
+from .conf import DEFAULTS, SETTING, TYPES, is_possible_time
 from .control.broker import find_app
-from .control.exceptions import CeleryAppNotFound
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -52,7 +50,7 @@ def _unknown_keys(user_settings: Mapping[Any, Any]) -> Iterator[CheckMessage]:
 
 def _values(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
     wrong = set()
-    for key, (accepts, expected) in _TYPES.items():
+    for key, (accepts, expected) in TYPES.items():
         if not accepts(values[key]):
             wrong.add(key)
             yield Error(
@@ -74,7 +72,7 @@ def _values(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
 def _seconds(timeout: float, deadline: float) -> Iterator[CheckMessage]:
     possible = True
     for key, value in {"TIMEOUT": timeout, "DEADLINE": deadline}.items():
-        if not 0 < value <= TIMEOUT_MAX:  # NaN is not either.
+        if not is_possible_time(value):
             possible = False
             yield Error(
                 f"{SETTING}[{key!r}] should be a positive number of seconds, not {value}.",
@@ -94,7 +92,8 @@ def _celery_app(path: str | None) -> Iterator[CheckMessage]:
         return
     try:
         find_app(path)
-    except CeleryAppNotFound as exc:
+    # Whatever the module raises when it is imported, SystemExit included.
+    except (Exception, SystemExit) as exc:  # noqa: BLE001
         yield Error(
             f"{SETTING}['CELERY_APP'] {path!r} does not lead to a Celery app: {exc}.",
             hint="Give the module and the name in it: 'project.celery:app'.",
@@ -136,7 +135,8 @@ def _import(
     for path in paths:
         try:
             imported = import_string(path)
-        except (ImportError, TypeError, ValueError) as exc:  # The latter two if it is relative.
+        # Whatever the module raises when it is imported, SystemExit included.
+        except (Exception, SystemExit) as exc:  # noqa: BLE001
             yield Error(
                 f"{SETTING}[{key!r}] names {path!r}, which cannot be imported: {exc}.",
                 hint="Give the dotted path of a class: module, dot, name.",
@@ -182,34 +182,3 @@ def _can_challenge(authentication: Any) -> bool:
     # Not called: it may need a request.
     header = getattr(authentication, "authenticate_header", None)
     return header not in (None, BaseAuthentication.authenticate_header)
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_paths(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(path, str) for path in value)
-
-
-def _is_paths_or_none(value: Any) -> bool:
-    return value is None or _is_paths(value)
-
-
-_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "CELERY_APP": (_is_text_or_none, "a dotted path or None"),
-    "TIMEOUT": (_is_number, "a number of seconds"),
-    "DEADLINE": (_is_number, "a number of seconds"),
-    "PERMISSION_CLASSES": (_is_paths, "a list of dotted paths"),
-    "AUTHENTICATION_CLASSES": (_is_paths_or_none, "a list of dotted paths or None"),
-    "REDACT": (_is_bool, "True or False"),
-    "HIDE_ARGUMENTS": (_is_bool, "True or False"),
-}

@@ -74,9 +74,13 @@ def get_report(
         CeleryStatsError: no snapshot could be taken; the cause has been logged.
     """
     # Read here: the settings and the current app may differ in the thread that does the work.
-    app = app or conf.celery_app or find_app(None)
-    timeout = conf.timeout if timeout is None else timeout
-    deadline, redact, hide_arguments = conf.deadline, conf.redact, conf.hide_arguments
+    try:
+        app = app or conf.celery_app or find_app(None)
+        timeout = conf.timeout if timeout is None else timeout
+        deadline, redact, hide_arguments = conf.deadline, conf.redact, conf.hide_arguments
+    except CeleryStatsError as exc:
+        logger.error("No snapshot: %s", safe_error(exc))
+        raise
 
     def work(remaining: float) -> Report:
         try:

@@ -165,6 +165,7 @@ def test_check_settings__right(value: Any) -> None:
         ({"CELERY_APP": "tests.celery_app"}, "E006"),
         ({"CELERY_APP": here("not_an_app")}, "E006"),
         ({"CELERY_APP": f"{__name__}:not_an_app"}, "E006"),
+        ({"CELERY_APP": "tests.exits_when_imported:app"}, "E006"),
         # Paths that do not import.
         ({"PERMISSION_CLASSES": [""]}, "E007"),
         ({"PERMISSION_CLASSES": ["IsAdminUser"]}, "E007"),
@@ -173,6 +174,7 @@ def test_check_settings__right(value: Any) -> None:
         ({"PERMISSION_CLASSES": ["..relative.IsAdminUser"]}, "E007"),
         ({"AUTHENTICATION_CLASSES": ["rest_framework.authentication.Tokens"]}, "E007"),
         ({"AUTHENTICATION_CLASSES": [SESSION, "nowhere.Token"]}, "E007"),
+        ({"PERMISSION_CLASSES": ["tests.exits_when_imported.A"]}, "E007"),
         # Classes of another kind.
         ({"PERMISSION_CLASSES": [TOKEN]}, "E008"),
         ({"PERMISSION_CLASSES": [ALLOW_ANY, here("here")]}, "E008"),
