@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from inspect import getattr_static
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core import checks
 from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import (
@@ -23,6 +26,7 @@ from rest_framework.settings import api_settings
 
 from .conf import DEFAULTS, SETTING, TYPES, is_possible_time
 from .control.broker import find_app
+from .permissions import IsSupportUser, can_be_called
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -103,12 +107,36 @@ def _celery_app(path: str | None) -> Iterator[CheckMessage]:
 
 def _permissions(paths: Sequence[str]) -> Iterator[CheckMessage]:
     permissions = yield from _import("PERMISSION_CLASSES", paths, _is_permission)
-    if permissions is not None and all(map(_is_open, permissions)):
+    if permissions is None:
+        return
+    if any(map(_asks_the_user_model, permissions)):
+        yield from _user_model()
+    if all(map(_is_open, permissions)):
         yield checks.Warning(
             f"{SETTING}['PERMISSION_CLASSES'] lets everyone see what the workers are doing.",
             hint=f"The default is {DEFAULTS['PERMISSION_CLASSES']!r}.",
             id="celery_stats.W001",
         )
+
+
+def _user_model() -> Iterator[CheckMessage]:
+    try:
+        model = get_user_model()
+    except ImproperlyConfigured:  # Which Django's own checks report.
+        return
+    for name in ("is_staff", "is_support"):
+        attribute: Any = getattr_static(model, name, None)
+        is_method = callable(attribute) or isinstance(attribute, classmethod)
+        # Bound to anything at all: it is looked at, and not called.
+        if is_method and not can_be_called(attribute.__get__(model, model)):
+            yield checks.Warning(
+                f"{model.__name__}.{name}() cannot be called without arguments and "
+                "synchronously, so that it lets nobody see what the workers are doing.",
+                hint="Make it a field, a property or a plain method without arguments, or set "
+                f"{SETTING}['PERMISSION_CLASSES'] to a class of your own.",
+                obj=model,
+                id="celery_stats.W003",
+            )
 
 
 def _authentication(paths: Sequence[str] | None) -> Iterator[CheckMessage]:
@@ -159,6 +187,14 @@ def _is_permission(value: Any) -> bool:
     return callable(value) and (
         isinstance(value, OperationHolderMixin) or hasattr(value, "has_permission")
     )
+
+
+def _asks_the_user_model(permission: Any) -> bool:
+    if isinstance(permission, OperandHolder):
+        operands: tuple[Any, ...] = (permission.op1_class, permission.op2_class)
+        return any(map(_asks_the_user_model, operands))
+    function = getattr(permission, "has_permission", None)
+    return function is IsSupportUser.has_permission
 
 
 def _is_open(permission: Any) -> bool:
