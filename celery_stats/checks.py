@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from threading import TIMEOUT_MAX
+from inspect import getattr_static
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core import checks
 from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import (
@@ -22,10 +24,9 @@ from rest_framework.permissions import (
 )
 from rest_framework.settings import api_settings
 
-from .conf import DEFAULTS, SETTING
+from .conf import DEFAULTS, SETTING, TYPES, is_possible_time
 from .control.broker import find_app
-from .control.exceptions import CeleryAppNotFound
-from .query import PARAMETERS
+from .permissions import IsSupportUser, can_be_called
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -53,7 +54,7 @@ def _unknown_keys(user_settings: Mapping[Any, Any]) -> Iterator[CheckMessage]:
 
 def _values(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
     wrong = set()
-    for key, (accepts, expected) in _TYPES.items():
+    for key, (accepts, expected) in TYPES.items():
         if not accepts(values[key]):
             wrong.add(key)
             yield Error(
@@ -75,7 +76,7 @@ def _values(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
 def _seconds(timeout: float, deadline: float) -> Iterator[CheckMessage]:
     possible = True
     for key, value in {"TIMEOUT": timeout, "DEADLINE": deadline}.items():
-        if not 0 < value <= TIMEOUT_MAX:  # NaN is not either.
+        if not is_possible_time(value):
             possible = False
             yield Error(
                 f"{SETTING}[{key!r}] should be a positive number of seconds, not {value}.",
@@ -95,7 +96,8 @@ def _celery_app(path: str | None) -> Iterator[CheckMessage]:
         return
     try:
         find_app(path)
-    except CeleryAppNotFound as exc:
+    # Whatever the module raises when it is imported, SystemExit included.
+    except (Exception, SystemExit) as exc:  # noqa: BLE001
         yield Error(
             f"{SETTING}['CELERY_APP'] {path!r} does not lead to a Celery app: {exc}.",
             hint="Give the module and the name in it: 'project.celery:app'.",
@@ -105,12 +107,36 @@ def _celery_app(path: str | None) -> Iterator[CheckMessage]:
 
 def _permissions(paths: Sequence[str]) -> Iterator[CheckMessage]:
     permissions = yield from _import("PERMISSION_CLASSES", paths, _is_permission)
-    if permissions is not None and all(map(_is_open, permissions)):
+    if permissions is None:
+        return
+    if any(map(_asks_the_user_model, permissions)):
+        yield from _user_model()
+    if all(map(_is_open, permissions)):
         yield checks.Warning(
             f"{SETTING}['PERMISSION_CLASSES'] lets everyone see what the workers are doing.",
             hint=f"The default is {DEFAULTS['PERMISSION_CLASSES']!r}.",
             id="celery_stats.W001",
         )
+
+
+def _user_model() -> Iterator[CheckMessage]:
+    try:
+        model = get_user_model()
+    except ImproperlyConfigured:  # Which Django's own checks report.
+        return
+    for name in ("is_staff", "is_support"):
+        attribute: Any = getattr_static(model, name, None)
+        is_method = callable(attribute) or isinstance(attribute, classmethod)
+        # Bound to anything at all: it is looked at, and not called.
+        if is_method and not can_be_called(attribute.__get__(model, model)):
+            yield checks.Warning(
+                f"{model.__name__}.{name}() cannot be called without arguments and "
+                "synchronously, so that it lets nobody see what the workers are doing.",
+                hint="Make it a field, a property or a plain method without arguments, or set "
+                f"{SETTING}['PERMISSION_CLASSES'] to a class of your own.",
+                obj=model,
+                id="celery_stats.W003",
+            )
 
 
 def _authentication(paths: Sequence[str] | None) -> Iterator[CheckMessage]:
@@ -137,7 +163,8 @@ def _import(
     for path in paths:
         try:
             imported = import_string(path)
-        except (ImportError, TypeError, ValueError) as exc:  # The latter two if it is relative.
+        # Whatever the module raises when it is imported, SystemExit included.
+        except (Exception, SystemExit) as exc:  # noqa: BLE001
             yield Error(
                 f"{SETTING}[{key!r}] names {path!r}, which cannot be imported: {exc}.",
                 hint="Give the dotted path of a class: module, dot, name.",
@@ -162,6 +189,14 @@ def _is_permission(value: Any) -> bool:
     )
 
 
+def _asks_the_user_model(permission: Any) -> bool:
+    if isinstance(permission, OperandHolder):
+        operands: tuple[Any, ...] = (permission.op1_class, permission.op2_class)
+        return any(map(_asks_the_user_model, operands))
+    function = getattr(permission, "has_permission", None)
+    return function is IsSupportUser.has_permission
+
+
 def _is_open(permission: Any) -> bool:
     if isinstance(permission, OperandHolder):
         operands = _is_open(permission.op1_class), _is_open(permission.op2_class)
@@ -183,42 +218,3 @@ def _can_challenge(authentication: Any) -> bool:
     # Not called: it may need a request.
     header = getattr(authentication, "authenticate_header", None)
     return header not in (None, BaseAuthentication.authenticate_header)
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_paths(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(path, str) for path in value)
-
-
-def _is_paths_or_none(value: Any) -> bool:
-    return value is None or _is_paths(value)
-
-
-def _is_names_of_others(value: Any) -> bool:
-    return _is_paths(value) and not set(value) & set(PARAMETERS)
-
-
-_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "CELERY_APP": (_is_text_or_none, "a dotted path or None"),
-    "TIMEOUT": (_is_number, "a number of seconds"),
-    "DEADLINE": (_is_number, "a number of seconds"),
-    "PERMISSION_CLASSES": (_is_paths, "a list of dotted paths"),
-    "AUTHENTICATION_CLASSES": (_is_paths_or_none, "a list of dotted paths or None"),
-    "IGNORED_PARAMETERS": (
-        _is_names_of_others,
-        f"a list of names other than {', '.join(PARAMETERS)}",
-    ),
-    "REDACT": (_is_bool, "True or False"),
-    "HIDE_ARGUMENTS": (_is_bool, "True or False"),
-}

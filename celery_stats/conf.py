@@ -1,17 +1,25 @@
 """The only reader of ``DRF_CELERY_STATS``.
 
 Every property reads ``django.conf.settings`` when it is used, so that
-``override_settings`` works and nothing is remembered between requests.
+``override_settings`` works and nothing is remembered between requests. The system checks
+name what is wrong; as a project may silence them, every property checks its value again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from threading import TIMEOUT_MAX
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from .control.exceptions import CeleryStatsError
 
 SETTING = "DRF_CELERY_STATS"
+
+#: The query parameters of the contract.
+PARAMETERS = ("task_id", "worker", "field")
 
 DEFAULTS: dict[str, Any] = {
     "CELERY_APP": None,
@@ -25,17 +33,79 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class Conf:
-    """Typed access to the settings; see the README's table for each."""
+def is_possible_time(seconds: float) -> bool:
+    """Whether the standard library can wait that long; NaN is no such number."""
+    return 0 < seconds <= TIMEOUT_MAX
 
-    @property
-    def user_settings(self) -> Mapping[str, Any]:
-        """The project's own dict; empty where there is none."""
-        value = getattr(settings, SETTING, {})
-        return value if isinstance(value, Mapping) else {}
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_paths(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(path, str) for path in value)
+
+
+def _is_paths_or_none(value: Any) -> bool:
+    return value is None or _is_paths(value)
+
+
+#: Setting -> what it accepts, and that in words.
+def _is_names_of_others(value: Any) -> bool:
+    return _is_paths(value) and not set(value) & set(PARAMETERS)
+
+
+TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "CELERY_APP": (_is_text_or_none, "a dotted path or None"),
+    "TIMEOUT": (_is_number, "a number of seconds"),
+    "DEADLINE": (_is_number, "a number of seconds"),
+    "PERMISSION_CLASSES": (_is_paths, "a list of dotted paths"),
+    "AUTHENTICATION_CLASSES": (_is_paths_or_none, "a list of dotted paths or None"),
+    "IGNORED_PARAMETERS": (
+        _is_names_of_others,
+        f"a list of names other than {', '.join(PARAMETERS)}",
+    ),
+    "REDACT": (_is_bool, "True or False"),
+    "HIDE_ARGUMENTS": (_is_bool, "True or False"),
+}
+
+
+class WrongSetting(CeleryStatsError, ImproperlyConfigured):
+    """``DRF_CELERY_STATS`` cannot be used as it is. Requests are answered 503."""
+
+
+class Conf:
+    """Typed access to the settings; see the README's table for each.
+
+    Every property raises :class:`WrongSetting` where the project's value cannot be used.
+    """
 
     def _get(self, key: str) -> Any:
-        return self.user_settings.get(key, DEFAULTS[key])
+        user_settings = getattr(settings, SETTING, {})
+        if not isinstance(user_settings, Mapping):
+            raise WrongSetting(f"{SETTING} should be a dict, not {user_settings!r}.")
+        for unknown in user_settings.keys() - DEFAULTS.keys():
+            # Not ignored: it may be a misspelt key that was meant to hide something.
+            raise WrongSetting(f"{SETTING} has an unknown key {unknown!r}.")
+        value = user_settings.get(key, DEFAULTS[key])
+        accepts, expected = TYPES[key]
+        if not accepts(value):
+            raise WrongSetting(f"{SETTING}[{key!r}] should be {expected}, not {value!r}.")
+        return value
+
+    def _seconds(self, key: str) -> float:
+        value = self._get(key)
+        if not is_possible_time(value):
+            raise WrongSetting(f"{SETTING}[{key!r}] should be a positive number, not {value}.")
+        return float(value)
 
     @property
     def celery_app(self) -> str | None:
@@ -46,12 +116,12 @@ class Conf:
     @property
     def timeout(self) -> float:
         """Seconds of silence after which workers that have not answered are given up."""
-        return float(self._get("TIMEOUT"))
+        return self._seconds("TIMEOUT")
 
     @property
     def deadline(self) -> float:
         """Seconds that a snapshot may take in all, connecting included."""
-        return float(self._get("DEADLINE"))
+        return self._seconds("DEADLINE")
 
     @property
     def permission_classes(self) -> Sequence[str]:
@@ -72,12 +142,14 @@ class Conf:
     @property
     def redact(self) -> bool:
         """Whether credentials are masked."""
-        return bool(self._get("REDACT"))
+        value: bool = self._get("REDACT")
+        return value
 
     @property
     def hide_arguments(self) -> bool:
         """Whether every task's ``args`` and ``kwargs`` are masked whole."""
-        return bool(self._get("HIDE_ARGUMENTS"))
+        value: bool = self._get("HIDE_ARGUMENTS")
+        return value
 
 
 conf = Conf()

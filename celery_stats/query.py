@@ -9,11 +9,8 @@ from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 from rest_framework.settings import api_settings
 
-from .conf import conf
+from .conf import PARAMETERS, conf
 from .control.question import FIELDS, Question
-
-#: The parameters of the contract.
-PARAMETERS = ("task_id", "worker", "field")
 
 MAX_VALUES = 100
 MAX_LENGTH = 255

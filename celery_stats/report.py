@@ -67,15 +67,22 @@ class ReportOptions(Options):
             conf: the settings.
             app: the Celery app, or its dotted path, instead of the setting's.
             timeout: seconds of silence to allow instead of the setting's.
+
+        Raises:
+            CeleryStatsError: a setting is wrong; this has been logged.
         """
-        return cls(
-            # The current app may be another one in the thread that does the work.
-            app=app or conf.celery_app or find_app(None),
-            timeout=conf.timeout if timeout is None else timeout,
-            deadline=conf.deadline,
-            redact=conf.redact,
-            hide_arguments=conf.hide_arguments,
-        )
+        try:
+            return cls(
+                # The current app may be another one in the thread that does the work.
+                app=app or conf.celery_app or find_app(None),
+                timeout=conf.timeout if timeout is None else timeout,
+                deadline=conf.deadline,
+                redact=conf.redact,
+                hide_arguments=conf.hide_arguments,
+            )
+        except CeleryStatsError as exc:
+            logger.error("No snapshot: %s", reason(exc))
+            raise
 
 
 _sharing: Sharing[Report] = Sharing()

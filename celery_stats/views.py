@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -25,13 +26,16 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
-from .conf import conf
+from .conf import SETTING, WrongSetting, conf
 from .control.exceptions import CeleryStatsError
 from .exceptions import ServiceUnavailable
 from .query import parse_question
+from .redaction import safe_error
 from .renderers import PageRenderer, SharedJSONRenderer
 from .report import Report, ReportOptions, get_report
 from .schema import DESCRIPTION, SUMMARY, published
+
+logger = logging.getLogger(__name__)
 
 MISSING_HEADER = "Celery-Stats-Missing"
 
@@ -54,6 +58,32 @@ def missing_header(workers: Mapping[str, Any]) -> str:
     return ",".join(names)
 
 
+def _instances(key: str, paths: Sequence[str], method: str) -> list[Any]:
+    """Return an object of each class that a setting names.
+
+    Args:
+        key: the setting.
+        paths: its value.
+        method: what each of the objects has.
+
+    Raises:
+        WrongSetting: one of them cannot be imported or made, or is of another kind.
+    """
+    made = []
+    for path in paths:
+        try:
+            instance = import_string(path)()
+        # Whatever the module raises when it is imported, SystemExit included.
+        except (Exception, SystemExit) as exc:
+            raise WrongSetting(
+                f"{SETTING}[{key!r}] names {path!r}: {type(exc).__name__}: {exc}"
+            ) from exc
+        if not callable(getattr(instance, method, None)):
+            raise WrongSetting(f"{SETTING}[{key!r}] names {path!r}, which has no {method}().")
+        made.append(instance)
+    return made
+
+
 class CeleryStatsView(APIView):
     """A snapshot of every Celery worker; see ``schema.py`` for the details."""
 
@@ -74,18 +104,42 @@ class CeleryStatsView(APIView):
     #: What was answered, for the page.
     snapshot: Report | None = None
 
+    #: What is wrong with the settings of the authentication.
+    _wrong_setting: WrongSetting | None = None
+
     def get_authenticators(self) -> list[BaseAuthentication]:
-        paths = conf.authentication_classes
-        if paths is None:
-            return super().get_authenticators()
-        return [import_string(path)() for path in paths]
+        try:
+            paths = conf.authentication_classes
+            if paths is None:
+                return super().get_authenticators()
+            return _instances("AUTHENTICATION_CLASSES", paths, "authenticate")
+        except WrongSetting as exc:
+            # REST framework calls this before it handles exceptions, so this one is raised
+            # by perform_authentication().
+            self._wrong_setting = exc
+            return []
 
     def get_permissions(self) -> list[BasePermission]:
-        return [import_string(path)() for path in conf.permission_classes]
+        return _instances("PERMISSION_CLASSES", conf.permission_classes, "has_permission")
 
     @property
     def default_response_headers(self) -> dict[str, str]:
-        return {**super().default_response_headers, "Cache-Control": "no-store"}
+        return {
+            **super().default_response_headers,
+            "Cache-Control": "no-store",
+            "Vary": "Accept, Authorization, Cookie",
+        }
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        # Django's cache middleware ignores no-store up to 5.2.12, and a middleware of the
+        # project may replace the header. cache_page around ``get`` marks REST framework's
+        # request, everything else Django's own.
+        requests: list[Any] = [request, request._request]
+        for each in requests:
+            each._cache_update_cache = False
+        return super().finalize_response(request, response, *args, **kwargs)
 
     @property
     def _is_page(self) -> bool:
@@ -111,6 +165,8 @@ class CeleryStatsView(APIView):
         return f"The Accept header excludes the format {wanted}. On offer are: {offer}."
 
     def perform_authentication(self, request: Request) -> None:
+        if self._wrong_setting is not None:
+            raise self._wrong_setting
         self._visitor = getattr(request._request, "user", None)
         # Whoever looks at the page is logged in to the project, not to its API.
         if self._is_page and conf.authentication_classes is None:
@@ -131,6 +187,9 @@ class CeleryStatsView(APIView):
         if isinstance(exc, TooManyFieldsSent):
             # Django counts the parameters when they are first read, which is before ``get``.
             exc = ValidationError({api_settings.NON_FIELD_ERRORS_KEY: ["Too many parameters."]})
+        if isinstance(exc, WrongSetting):
+            logger.error("No answer: %s", safe_error(exc))
+            exc = ServiceUnavailable()
         response = super().handle_exception(exc)
         # Someone logged in whom the project's classes do not take would come back from the
         # login page again and again.

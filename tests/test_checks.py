@@ -13,6 +13,8 @@ from rest_framework.permissions import AllowAny, IsAdminUser
 
 from celery_stats.checks import check_settings
 from celery_stats.conf import DEFAULTS
+from celery_stats.permissions import IsSupportUser
+from tests.accounts.models import User
 
 SESSION = "rest_framework.authentication.SessionAuthentication"
 TOKEN = "rest_framework.authentication.TokenAuthentication"
@@ -26,6 +28,14 @@ NotAny = ~AllowAny
 class ButMe(AllowAny):
     def has_permission(self, request: Any, view: Any) -> bool:
         return False
+
+
+class OwnSupport(IsSupportUser):
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return False
+
+
+SupportAndAdmin = IsSupportUser & IsAdminUser
 
 
 class ByStructure:
@@ -169,6 +179,7 @@ def test_check_settings__right(value: Any) -> None:
         ({"CELERY_APP": "tests.celery_app"}, "E006"),
         ({"CELERY_APP": here("not_an_app")}, "E006"),
         ({"CELERY_APP": f"{__name__}:not_an_app"}, "E006"),
+        ({"CELERY_APP": "tests.exits_when_imported:app"}, "E006"),
         # Paths that do not import.
         ({"PERMISSION_CLASSES": [""]}, "E007"),
         ({"PERMISSION_CLASSES": ["IsAdminUser"]}, "E007"),
@@ -177,6 +188,7 @@ def test_check_settings__right(value: Any) -> None:
         ({"PERMISSION_CLASSES": ["..relative.IsAdminUser"]}, "E007"),
         ({"AUTHENTICATION_CLASSES": ["rest_framework.authentication.Tokens"]}, "E007"),
         ({"AUTHENTICATION_CLASSES": [SESSION, "nowhere.Token"]}, "E007"),
+        ({"PERMISSION_CLASSES": ["tests.exits_when_imported.A"]}, "E007"),
         # Classes of another kind.
         ({"PERMISSION_CLASSES": [TOKEN]}, "E008"),
         ({"PERMISSION_CLASSES": [ALLOW_ANY, here("here")]}, "E008"),
@@ -201,6 +213,47 @@ def test_check_settings__wrong(value: Any, expected: str) -> None:
     assert ids(messages) == [expected]
     assert messages[0].hint
     assert messages[0].is_serious() == expected.startswith("E")
+
+
+def with_argument(self: Any, ticket: int) -> bool:
+    return True
+
+
+async def awaited(self: Any) -> bool:
+    return True
+
+
+def plain(self: Any, strict: bool = True) -> bool:
+    return strict
+
+
+@pytest.mark.parametrize("name", ["is_staff", "is_support"])
+@pytest.mark.parametrize("method", [with_argument, awaited, classmethod(with_argument)])
+def test_check_settings__user_model_whose_flag_cannot_be_called(
+    method: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(User, name, method)
+    (message,) = check({})
+    assert message.id == "celery_stats.W003"
+    assert message.obj is User
+    assert f"User.{name}()" in message.msg
+    assert "PERMISSION_CLASSES" in str(message.hint)
+    assert ids(check({"PERMISSION_CLASSES": [here("SupportAndAdmin")]})) == ["W003"]
+    # Nobody asks for the flag.
+    assert check({"PERMISSION_CLASSES": [here("ButMe"), here("OwnSupport")]}) == []
+
+
+@pytest.mark.parametrize("method", [plain, staticmethod(lambda: True), property(plain)])
+def test_check_settings__user_model_whose_flag_is_a_method(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(User, "is_support", method)
+    assert check({}) == []
+
+
+def test_check_settings__user_model_that_is_not_there(settings: Any) -> None:
+    settings.AUTH_USER_MODEL = "nowhere.User"
+    assert check({}) == []
 
 
 def test_check_settings__no_challenge_by_the_projects_defaults() -> None:

@@ -1,0 +1,154 @@
+"""The settings as they are read, and what a request is answered where they are wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rest_framework.permissions import AllowAny
+from rest_framework.test import APIClient
+
+from celery_stats.conf import DEFAULTS, WrongSetting, conf
+from celery_stats.exceptions import ServiceUnavailable
+from tests.accounts.models import User
+
+URL = "/api/celery-stats/"
+APP = "tests.celery_app:app"
+ALLOW_ANY = "rest_framework.permissions.AllowAny"
+TOKEN = "rest_framework.authentication.TokenAuthentication"
+
+#: Values of a wrong type, or out of range.
+WRONG: list[Any] = [
+    None,
+    [],
+    "TIMEOUT",
+    {"HIDE_ARGUMENT": True},
+    {1: 2},
+    {"CELERY_APP": 1},
+    {"CELERY_APP": ("tests.celery_app", "app")},
+    {"TIMEOUT": "1"},
+    {"TIMEOUT": None},
+    {"TIMEOUT": True},
+    {"TIMEOUT": 0},
+    {"TIMEOUT": -1.5},
+    {"TIMEOUT": float("nan")},
+    {"TIMEOUT": float("inf")},
+    {"TIMEOUT": 10**400},
+    {"DEADLINE": "5"},
+    {"DEADLINE": float("nan")},
+    {"DEADLINE": -5},
+    {"REDACT": "no"},
+    {"REDACT": None},
+    {"HIDE_ARGUMENTS": "yes"},
+    {"HIDE_ARGUMENTS": 1},
+    {"PERMISSION_CLASSES": None},
+    {"PERMISSION_CLASSES": ALLOW_ANY},
+    {"PERMISSION_CLASSES": [AllowAny]},
+    {"PERMISSION_CLASSES": 7},
+    {"AUTHENTICATION_CLASSES": TOKEN},
+    {"AUTHENTICATION_CLASSES": [None]},
+    {"AUTHENTICATION_CLASSES": {"class": TOKEN}},
+]
+WRONG_CLASSES: list[Any] = [
+    {"PERMISSION_CLASSES": ["nowhere.IsOperator"]},
+    {"PERMISSION_CLASSES": ["IsOperator"]},
+    {"PERMISSION_CLASSES": ["..relative.IsOperator"]},
+    {"PERMISSION_CLASSES": [ALLOW_ANY, f"{__name__}.Missing"]},
+    {"PERMISSION_CLASSES": [TOKEN]},
+    {"PERMISSION_CLASSES": [f"{__name__}.WRONG"]},
+    {"PERMISSION_CLASSES": [f"{__name__}.NeedsAName"]},
+    {"PERMISSION_CLASSES": ["tests.exits_when_imported.IsOperator"]},
+    {"AUTHENTICATION_CLASSES": ["nowhere.Tokens"]},
+    {"AUTHENTICATION_CLASSES": [ALLOW_ANY]},
+    {"AUTHENTICATION_CLASSES": [TOKEN, "tests.exits_when_imported.Tokens"]},
+    {"CELERY_APP": "nowhere.celery:app"},
+    {"CELERY_APP": "tests.exits_when_imported:app"},
+]
+
+
+class NeedsAName(AllowAny):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def read_everything() -> dict[str, Any]:
+    return {name.upper(): getattr(conf, name) for name in vars(type(conf)) if name[0] != "_"}
+
+
+def test_conf__defaults(settings: Any) -> None:
+    del settings.DRF_CELERY_STATS
+    assert read_everything() == {**DEFAULTS, "IGNORED_PARAMETERS": frozenset()}
+
+
+def test_conf__the_projects_values(settings: Any) -> None:
+    settings.DRF_CELERY_STATS = {
+        "CELERY_APP": APP,
+        "TIMEOUT": 2,
+        "DEADLINE": 2.5,
+        "IGNORED_PARAMETERS": ["_"],
+        "PERMISSION_CLASSES": (ALLOW_ANY,),
+        "AUTHENTICATION_CLASSES": (TOKEN,),
+        "REDACT": False,
+        "HIDE_ARGUMENTS": True,
+    }
+    assert read_everything() == {
+        **DEFAULTS,
+        "IGNORED_PARAMETERS": frozenset({"_"}),
+        "CELERY_APP": APP,
+        "TIMEOUT": 2.0,
+        "DEADLINE": 2.5,
+        "PERMISSION_CLASSES": [ALLOW_ANY],
+        "AUTHENTICATION_CLASSES": [TOKEN],
+        "REDACT": False,
+        "HIDE_ARGUMENTS": True,
+    }
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_conf__wrong__refused(settings: Any, value: Any) -> None:
+    settings.DRF_CELERY_STATS = value
+    with pytest.raises(WrongSetting, match="DRF_CELERY_STATS"):
+        read_everything()
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+@pytest.mark.parametrize("value", [*WRONG, *WRONG_CLASSES])
+def test_get__wrong_setting__503_and_the_reason_in_the_log(
+    support_user: User, settings: Any, value: Any, accept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = APIClient()
+    client.force_login(support_user)
+    settings.DRF_CELERY_STATS = value
+    response = client.get(URL, headers={"Accept": accept})
+    assert response.status_code == 503
+    assert response["Content-Type"].startswith(accept)
+    assert response["Cache-Control"] == "no-store"
+    assert int(response["Retry-After"]) > 0
+    body = response.content.decode()
+    if accept == "application/json":
+        assert response.json() == {"detail": str(ServiceUnavailable.default_detail)}
+    assert "DRF_CELERY_STATS" not in body
+    reasons = [r.getMessage() for r in caplog.records if r.name.startswith("celery_stats.")]
+    assert len(reasons) == 1
+    named = next(iter(value)) if isinstance(value, dict) else "DRF_CELERY_STATS"
+    assert named == "CELERY_APP" or str(named) in reasons[0]
+
+
+@pytest.mark.parametrize(
+    "value", [{"TIMEOUT": "1"}, {"HIDE_ARGUMENT": True}, {"PERMISSION_CLASSES": ["nowhere.A"]}]
+)
+@pytest.mark.django_db
+def test_get__wrong_setting__nobody_gets_an_answer(settings: Any, value: Any) -> None:
+    settings.DRF_CELERY_STATS = value
+    assert APIClient().get(URL).status_code in (401, 503)
+
+
+def test_get__wrong_setting__no_secret_in_the_log(
+    api: APIClient, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker's URL, put where the app's path belongs."""
+    settings.DRF_CELERY_STATS = {"CELERY_APP": ["redis://:hunter2@h/0"]}
+    caplog.set_level("DEBUG")
+    assert api.get(URL).status_code == 503
+    assert "should be a dotted path" in caplog.text
+    assert "hunter2" not in caplog.text
