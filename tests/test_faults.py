@@ -341,8 +341,15 @@ class TestDying:
             assert len(mailbox.heard) == 3
 
     def test_after_the_last_answer__still_true(
-        self, place: Place, api: APIClient, settings: Any, caplog: pytest.LogCaptureFixture
+        self,
+        place: Place,
+        api: APIClient,
+        settings: Any,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        # A ping would be sent to a broker that does not listen any more.
+        monkeypatch.setattr("celery_stats.control.snapshot._PING_AFTER", 10.0)
         # The trap may take its time: nothing here waits for silence.
         settings.DRF_CELERY_STATS = {**CONF, "TIMEOUT": 2.0}
         asked = f"{URL}?field=stats&worker=trap@faults"

@@ -301,7 +301,7 @@ class TestReplies:
             else:
                 mailbox.answer(command)
 
-        response = ask(api, redis_broker, speak)
+        response = ask(api, redis_broker, speak, in_turn=False)
         assert whole(response)
         assert response.json()["revoked"][EVIL] == [text]
 
