@@ -466,6 +466,7 @@ def _error(description: str) -> OpenApiResponse:
 
 _NAME = {"minLength": 1, "maxLength": MAX_LENGTH, "pattern": f"^[^{CONTROL}]+$"}
 JSON = "application/json"
+METRICS = ("application/openmetrics-text; version=1.0.0", "text/plain; version=0.0.4")
 
 schema = extend_schema(
     operation_id="celery_stats_retrieve",
@@ -496,16 +497,18 @@ schema = extend_schema(
         _header("WWW-Authenticate", 401, STRING, "The scheme to authenticate by."),
         _header("Retry-After", 503, {**INTEGER, "minimum": 0}, "Seconds."),
     ],
-    # JSON alone: the page that browsers get is no part of the API.
+    # Not the page that browsers get, which is no part of the API.
     responses={
         (200, JSON): OpenApiResponse(
             CeleryStatsResponse,
-            "The snapshot, even with no worker.",
+            "The snapshot, even with no worker. Metrics are offered where the project has "
+            "installed the extra `metrics`.",
             examples=[
                 OpenApiExample("Workers at work", value=AT_WORK),
                 OpenApiExample("No worker", value=dict.fromkeys(FIELDS)),
             ],
         ),
+        **{(200, kind): OpenApiResponse(STRING) for kind in METRICS},
         (400, JSON): OpenApiResponse(
             _ref("CeleryStatsQueryError"),
             "An unknown parameter, an unknown field, too many values or one that is too long.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -29,7 +30,12 @@ from .conf import conf
 from .control.exceptions import CeleryStatsError
 from .exceptions import ServiceUnavailable
 from .query import parse_question
-from .renderers import PageRenderer, SharedJSONRenderer
+from .renderers import (
+    METRICS_RENDERERS,
+    OpenMetricsRenderer,
+    PageRenderer,
+    SharedJSONRenderer,
+)
 from .report import Report, get_report
 from .schema import schema
 
@@ -57,7 +63,7 @@ def missing_header(workers: Mapping[str, Any]) -> str:
 class CeleryStatsView(APIView):
     """A snapshot of every Celery worker; see ``schema.py`` for the details."""
 
-    renderer_classes = (SharedJSONRenderer, PageRenderer)
+    renderer_classes = (SharedJSONRenderer, PageRenderer, *METRICS_RENDERERS)
     # The project's versions are those of its own API: the namespace is none of them.
     versioning_class = None
 
@@ -112,6 +118,9 @@ class CeleryStatsView(APIView):
     @schema
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = parse_question(request.query_params)
+        renderer = request.accepted_renderer
+        if isinstance(renderer, OpenMetricsRenderer) and "field" not in request.query_params:
+            question = replace(question, fields=renderer.fields)
         try:
             report = get_report(question, conf, app=self.celery_app)
         except CeleryStatsError as exc:

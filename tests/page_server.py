@@ -48,8 +48,8 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
     django.setup()
 
     from celery_stats import views
-    from celery_stats.control.snapshot import FIELDS
     from celery_stats.control.exceptions import BrokerUnavailable
+    from celery_stats.control.snapshot import FIELDS
     from celery_stats.report import Report
 
     def recorded(*args: Any, **kwargs: Any) -> Report:

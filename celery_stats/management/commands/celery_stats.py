@@ -25,7 +25,7 @@ from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.snapshot import FIELDS, Question
 from celery_stats.management.text import lines, printable, silent
 from celery_stats.query import parse_question
-from celery_stats.views import CeleryStatsView
+from celery_stats.renderers import SharedJSONRenderer
 
 #: Exit statuses. argparse, too, ends with 2 where the command line is wrong.
 INCOMPLETE, NOT_ASKED = 1, 2
@@ -117,7 +117,7 @@ class Command(BaseCommand):
 
     def write_json(self, data: Mapping[str, Any]) -> None:
         """Write the body of the HTTP answer, byte by byte, whatever the locale."""
-        body = CeleryStatsView.renderer_classes[0]().render(data)
+        body = SharedJSONRenderer().render(data)
         buffer = getattr(self.stdout, "buffer", None)
         if buffer is None:
             self.stdout.write(body.decode(), ending="")
