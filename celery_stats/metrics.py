@@ -23,8 +23,8 @@ from prometheus_client.registry import Collector
 
 from .report import Report
 
-#: Workers that have series. Those that answered come first.
-MAX_WORKERS = 1_000
+#: Workers that have series, those that answered first; and queues that have one.
+MAX_NAMES = 1_000
 #: Series of tasks: for one worker, and for all, of which each worker gets an equal share.
 MAX_TASKS = 500
 MAX_TASKS_IN_ALL = 20_000
@@ -77,7 +77,7 @@ class _Families(Collector):
         data, missing = self._report.data, self._report.missing
         answered = sorted({*chain.from_iterable(replies or () for replies in data.values())})
         silent = sorted(set(missing).difference(answered))
-        names = dict(self._labelled([*answered, *silent], MAX_WORKERS))
+        names = dict(self._labelled([*answered, *silent], MAX_NAMES))
         up = set(answered)
         yield _gauge(
             "celery_worker_up",
@@ -94,6 +94,13 @@ class _Families(Collector):
             samples = ((label, gauge.read(each, asked_at)) for label, each in workers.items())
             yield _gauge(gauge.name, gauge.help, samples, unit=gauge.unit)
         yield self._tasks(workers)
+        queues = dict(self._report.queues or {})
+        yield _gauge(
+            "celery_queue_length",
+            "Messages that wait in the queue.",
+            ((label, float(queues[name])) for label, name in self._labelled(queues, MAX_NAMES)),
+            "queue_name",
+        )
         yield from self._snapshot(len(answered), len(missing))
 
     def _tasks(self, workers: Mapping[str, Replies]) -> Metric:
@@ -129,7 +136,7 @@ class _Families(Collector):
         )
         yield GaugeMetricFamily(
             "celery_snapshot_names_omitted",
-            "Names of workers and tasks that have no series, because there are too many.",
+            "Names of workers, tasks and queues that have no series, because there are too many.",
             self._omitted,
         )
 
@@ -149,9 +156,14 @@ class _Families(Collector):
 
 
 def _gauge(
-    name: str, text: str, samples: Iterable[tuple[str, float | None]], *, unit: str = ""
+    name: str,
+    text: str,
+    samples: Iterable[tuple[str, float | None]],
+    label_name: str = "hostname",
+    *,
+    unit: str = "",
 ) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=("hostname",), unit=unit)
+    family = GaugeMetricFamily(name, text, labels=(label_name,), unit=unit)
     for label, value in samples:
         if value is not None:
             family.add_metric((label,), value)

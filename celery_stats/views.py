@@ -119,6 +119,8 @@ class CeleryStatsView(APIView):
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = parse_question(request.query_params)
         renderer = request.accepted_renderer
+        if isinstance(renderer, PageRenderer | OpenMetricsRenderer):
+            question = replace(question, queues=True)
         if isinstance(renderer, OpenMetricsRenderer) and "field" not in request.query_params:
             question = replace(question, fields=renderer.fields)
         try:

@@ -48,13 +48,15 @@ MakeBroker = Callable[..., Broker]
 Samples = dict[tuple[str, ...], float]
 
 
-def make_report(answers: dict[str, Any], missing: Any = (), elapsed: float = 0.25) -> Report:
+def make_report(
+    answers: dict[str, Any], missing: Any = (), queues: dict[str, int] | None = None
+) -> Report:
     """A report of ``worker -> field -> reply``."""
     data = {
         field: {worker: said[field] for worker, said in answers.items() if field in said} or None
         for field in FIELDS
     }
-    return Report(data, dict.fromkeys(missing, ASKED), NOW, elapsed)
+    return Report(data, dict.fromkeys(missing, ASKED), NOW, 0.25, queues)
 
 
 def samples(text: str) -> Samples:
@@ -80,7 +82,7 @@ class TestValues:
         said = replies("one@h")
         for task, age in zip(said["active"], (90, 30), strict=True):
             task["time_start"] = NOW.timestamp() - age
-        assert of(make_report({"one@h": said}, missing=["two@h"])) == {
+        assert of(make_report({"one@h": said}, ["two@h"], {"mail": 7})) == {
             ("celery_worker_up", "one@h"): 1,
             ("celery_worker_up", "two@h"): 0,
             ("celery_worker_tasks_active", "one@h"): 2,
@@ -93,6 +95,7 @@ class TestValues:
             ("celery_worker_uptime_seconds", "one@h"): 86400,
             ("celery_worker_resident_memory_peak_bytes", "one@h"): 68412 * 1024,
             ("celery_task_started_total", "one@h", "shop.tasks.send_invoice"): 4321,
+            ("celery_queue_length", "mail"): 7,
             ("celery_snapshot_duration_seconds",): 0.25,
             ("celery_snapshot_workers_answered",): 1,
             ("celery_snapshot_workers_missing",): 1,
@@ -324,11 +327,11 @@ class TestAsking:
     ) -> None:
         for accept in (PROMETHEUS_2, "text/plain;version=0.0.4"):
             api.get(URL, headers={"Accept": accept})
-        assert asked == [Question(fields=ASKED)] * 2
+        assert asked == [Question(fields=ASKED, queues=True)] * 2
 
     def test_own_fields__those(self, api: APIClient, asked: list[Question]) -> None:
         api.get(f"{URL}?format=openmetrics&field=stats&worker=one@h")
-        assert asked == [Question(fields=("stats",), workers=("one@h",))]
+        assert asked == [Question(fields=("stats",), workers=("one@h",), queues=True)]
 
 
 class TestRealWorkers:

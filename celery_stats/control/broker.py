@@ -28,6 +28,7 @@ from kombu.utils.imports import symbol_by_name
 from kombu.utils.uuid import uuid
 
 from .exceptions import BrokerUnavailable, CeleryAppNotFound, RemoteControlUnsupported
+from .queues import queue_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -387,6 +388,11 @@ class Link:
             return bool(queue.queue_declare(passive=True).consumer_count)
         except self.connection.channel_errors as exc:
             return getattr(exc, "code", None) != 404
+
+    def queue_lengths(self, app: Celery, *, within: float) -> dict[str, int]:
+        """Return how many messages wait in each queue of the app's configuration."""
+        with self._guarded():
+            return queue_lengths(app, self.connection, within=within)
 
     def close(self) -> None:
         """Take leave of the broker."""

@@ -62,12 +62,14 @@ class Snapshot:
             broker lists, that answered in part, or that were asked for by name.
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the start to the last answer.
+        queues: queue name to the messages that wait in it; None where they were not asked for.
     """
 
     answers: Mapping[str, Mapping[str, Any] | None]
     missing: Mapping[str, tuple[str, ...]]
     taken_at: datetime
     elapsed: float
+    queues: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,13 @@ class Question:
         fields: those of :data:`FIELDS` to ask.
         task_ids: the ids for ``query_task``.
         workers: full names of those who should answer; empty: all.
+        queues: whether the lengths of the queues are wanted.
     """
 
     fields: tuple[str, ...] = FIELDS
     task_ids: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
+    queues: bool = False
 
     def arguments(self, command: str, *, safe: bool = False) -> dict[str, Any]:
         """Return the keyword arguments of a command, as ``inspect()`` sends them."""
@@ -117,6 +121,7 @@ def take_snapshot(
     broker = broker_for(app)
     work = partial(
         _collect,
+        app=app,
         broker=broker,
         question=question,
         timeout=timeout,
@@ -129,6 +134,7 @@ def take_snapshot(
 def _collect(
     link: Link,
     *,
+    app: Celery,
     broker: Broker,
     question: Question,
     timeout: float,
@@ -137,9 +143,12 @@ def _collect(
 ) -> Snapshot:
     collection = _Collection(link, question, broker.memory)
     elapsed = 0.0
+    queues: Mapping[str, int] | None = None
     try:
         with link.replies(collection.on_message):
             collection.run(timeout, ends)
+            if question.queues:
+                queues = link.queue_lengths(app, within=ends - time.monotonic())
             elapsed = time.monotonic() - started
     except BrokerUnavailable as exc:
         # Everybody answered and only the tidying up failed: the answer is still true.
@@ -151,6 +160,7 @@ def _collect(
         missing=collection.missing(),
         taken_at=collection.taken_at,
         elapsed=elapsed,
+        queues=queues,
     )
 
 
