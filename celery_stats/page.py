@@ -24,6 +24,7 @@ Answer = Mapping[str, Mapping[str, Any] | None]
 
 WORKERS_SHOWN = 300
 TASKS_SHOWN = 100  # in each of the four lists
+QUEUES_SHOWN = 100
 PAIRS_SHOWN = 60  # in each list of a worker's details
 NAMES_SHOWN = 3  # workers that hold one revoked id
 TEXT_LENGTH = 200  # characters in a cell
@@ -457,6 +458,13 @@ def remarks(replies: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
             yield key, shorten(error)
         elif reply is not None and not isinstance(reply, expected):
             yield key, shorten(reply)
+
+
+def queue_rows(queues: Mapping[str, int] | None) -> Cut:
+    """Name, and the messages that wait, of each queue; the longest first."""
+    by_length = sorted((queues or {}).items(), key=lambda queue: (-queue[1], queue[0]))
+    found = cut(by_length, QUEUES_SHOWN)
+    return found._replace(items=[(shorten(name), count(n)) for name, n in found.items])
 
 
 # Looking a task up

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from .page import page, problem
+from .page import page, problem, queue_rows
 from .report import Report
 
 
@@ -72,6 +72,7 @@ class PageRenderer(BaseRenderer):
                 elapsed=report.elapsed,
                 task_ids=query.getlist("task_id"),
             )
+            context["queues"] = queue_rows(report.queues)
             context["narrowed"] = "worker" in query or "field" in query
         response.headers.setdefault("Content-Security-Policy", content_security_policy())
         return get_template(self.template_name).render(

@@ -118,11 +118,12 @@ class CeleryStatsView(APIView):
     @schema
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = parse_question(request.query_params)
-        renderer = request.accepted_renderer
-        if isinstance(renderer, PageRenderer | OpenMetricsRenderer):
-            question = replace(question, queues=True)
-        if isinstance(renderer, OpenMetricsRenderer) and "field" not in request.query_params:
-            question = replace(question, fields=renderer.fields)
+        renderer, narrowed = request.accepted_renderer, "field" in request.query_params
+        if isinstance(renderer, OpenMetricsRenderer):
+            fields = question.fields if narrowed else renderer.fields
+            question = replace(question, fields=fields, queues=True)
+        elif isinstance(renderer, PageRenderer):
+            question = replace(question, queues=not narrowed)
         try:
             report = get_report(question, conf, app=self.celery_app)
         except CeleryStatsError as exc:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ from kombu import Connection, Queue
 from kombu.common import Broadcast
 from rest_framework.test import APIClient
 
+from celery_stats import views
 from celery_stats.control.queues import queue_lengths
 from celery_stats.control.snapshot import FIELDS, Question, take_snapshot
+from celery_stats.report import Report
 from tests.support import Broker, wait_until
 
 URL = "/api/celery-stats/"
@@ -186,7 +190,7 @@ def test_metrics__backlog_behind_a_busy_worker__the_length_of_the_queue(
     wait_until(lambda: length() == 3)
 
 
-def test_json__no_queue_is_looked_at(
+def test_json_and_narrowed_page__no_queue_is_looked_at(
     make_broker: MakeBroker,
     use: Callable[[Broker], Broker],
     api: APIClient,
@@ -199,6 +203,38 @@ def test_json__no_queue_is_looked_at(
         lambda *args, **kwargs: looked.append(args) or {},
     )
     assert list(api.get(URL).json()) == list(FIELDS)
+    api.get(f"{URL}?format=html&field=stats")
     assert looked == []
     api.get(f"{URL}?format=html")
     assert len(looked) == 1
+
+
+class TestPage:
+    @pytest.fixture
+    def shown(
+        self, api: APIClient, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[dict[str, int] | None], str]:
+        """The page's text for queues and no worker."""
+
+        def show(queues: dict[str, int] | None) -> str:
+            report = Report(dict.fromkeys(FIELDS), {}, datetime.now(timezone.utc), 0.1, queues)
+            monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+            response = api.get(f"{URL}?format=html")
+            assert response.status_code == 200
+            return " ".join(response.content.decode().split())
+
+        return show
+
+    def test_queues__the_longest_first(self, shown: Callable[..., str]) -> None:
+        html = shown({"b": 0, "a": 0, "mail": 1234})
+        cells = re.findall(r'class="clip">([^<]*)<.*?class="n">([^<]*)</td>', html)
+        assert cells == [("mail", "1,234"), ("a", "0"), ("b", "0")]
+
+    def test_odd_name__escaped_and_cut(self, shown: Callable[..., str]) -> None:
+        html = shown({f"<script>{'x' * 10_000}": 1})
+        assert "<script>x" not in html
+        assert f"&lt;script&gt;{'x' * 191}…<" in html
+        assert len(html) < 20_000
+
+    def test_not_asked_for__no_section(self, shown: Callable[..., str]) -> None:
+        assert 'id="queues"' not in shown(None)

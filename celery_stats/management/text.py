@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from celery_stats.control.snapshot import Question
-from celery_stats.page import page
+from celery_stats.page import page, queue_rows
 from celery_stats.report import Report
 
 #: A line and its role in ``django.core.management.color``; "" is plain.
@@ -94,6 +94,7 @@ def lines(report: Report, question: Question, width: int) -> Iterator[Line]:
     yield from _summary(context, width)
     yield from _workers(context, report, width)
     yield from _running(context, width)
+    yield from _queues(report, width)
     yield from _look_ups(context, width)
     if report.missing:
         yield "", ""
@@ -143,6 +144,15 @@ def _workers(context: Mapping[str, Any], report: Report, width: int) -> Iterator
     for row in rows:
         for field, remark in row.remarks:
             yield from _wrapped(f"{row.name.shown}: {field}: {remark.shown}", WARNING, width)
+
+
+def _queues(report: Report, width: int) -> Iterator[Line]:
+    queues = queue_rows(report.queues)
+    columns = (
+        Column(_("Queue"), [printable(name.shown) for name, _length in queues.items]),
+        Column(_("Waiting"), [length.shown for _name, length in queues.items], right=True),
+    )
+    yield from _section(columns, [""] * len(queues.items), queues.note, width)
 
 
 def _running(context: Mapping[str, Any], width: int) -> Iterator[Line]:
