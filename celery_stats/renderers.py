@@ -88,7 +88,7 @@ def files() -> dict[str, str]:
     them. The page then comes without its looks, rather than not at all.
     """
     urls = {}
-    for name in ("icon.svg", "page.css", "page.js"):
+    for name in ("icon.svg", "page.css", "page.js", "trends.js", "filter.js"):
         path = f"celery_stats/{name}"
         try:
             url = static(path)
@@ -152,10 +152,13 @@ class OpenMetricsRenderer(BaseRenderer):
             response.headers["Content-Type"] = self.content_type
             return self.text(report)
         response.headers["Content-Type"] = "text/plain; charset=utf-8"
-        said = [
-            ": ".join(filter(None, m)) for m in problem(data, response.status_code)["messages"]
+        said = data.items() if isinstance(data, Mapping) else [("detail", data)]
+        lines = [
+            " ".join(str(message if name == "detail" else f"{name}: {message}").split())
+            for name, messages in said
+            for message in (messages if isinstance(messages, list | tuple) else [messages])
         ]
-        return "".join(f"{' '.join(line.split())}\n" for line in said).encode()
+        return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
 class PrometheusRenderer(OpenMetricsRenderer):
