@@ -1,19 +1,41 @@
 """The versions that are claimed, run: ``nox`` runs them and ends with a table.
 
-The default is the Python at hand; ``nox -s pythons`` runs those beside it that are
-installed, ``nox -s coverage`` measures the tests. Needs redis-server, and tries RabbitMQ
-too where CELERY_STATS_TEST_AMQP_URL names one.
+The newest versions run on the newest Python that the machine has, in PATH or from pyenv, since
+Django's newest takes no other; the rest runs on the Python at hand. ``nox -s pythons`` runs those
+beside it that are installed, ``nox -s coverage`` measures the tests. Needs redis-server, and tries
+RabbitMQ too where CELERY_STATS_TEST_AMQP_URL names one.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import nox
+
+#: The newest Python that is looked for; a newer one is added when its packages are there.
+NEWEST_MINOR = 14
+
+
+def newest_python() -> str:
+    """Return the newest Python that is installed, and no older one than that at hand."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for minor in range(NEWEST_MINOR, sys.version_info.minor, -1):
+        name = f"python3.{minor}"
+        found = [shutil.which(name), *map(str, sorted(pyenv.glob(f"3.{minor}.*/bin/{name}")))]
+        for python in filter(None, found):
+            # A shim of pyenv's may stand for a version that is not installed.
+            done = subprocess.run([python, "--version"], capture_output=True, check=False)  # noqa: S603
+            if done.returncode == 0:
+                return python
+    return sys.executable
+
 
 nox.options.sessions = ["versions", "fleets"]
 
@@ -53,9 +75,11 @@ SHOWN = ("Django", "djangorestframework", "drf-spectacular", "celery", "kombu", 
 
 
 @nox.session
-@nox.parametrize("client", list(CLIENTS))
+@nox.parametrize("python,client", [(sys.executable, "oldest"), (newest_python(), "newest")])
 def versions(session: nox.Session, client: str) -> None:
     """The tests on Redis, and the built package in projects of its own."""
+    if client == "newest" and session.python == sys.executable:
+        session.warn("No newer Python is installed: the newest Django may need one.")
     env = install(session, client)
     test(session, client, *ON_REDIS, env=env)
 

@@ -158,9 +158,11 @@ def compare(kind: str, token: str, rounds: int) -> None:
     """Print every way's median, all taken in turns."""
     with ExitStack() as stack:
         broker = stack.enter_context(place(kind))
-        broker.fleet(*WORKERS, concurrency=2)
+        broker.fleet(*WORKERS, concurrency=2, with_app=True)
         ways = Ways(broker)
         stack.callback(ways.other.close)
+        without_app = stack.enter_context(place(kind))
+        without_app.fleet(*WORKERS, concurrency=2)
         web = Web(broker, token, "--threads", "8")
         stack.callback(web.stop)
         get, refusing = web.client().get, web.client("?field=unknown", expects=400)
@@ -174,7 +176,8 @@ def compare(kind: str, token: str, rounds: int) -> None:
             slow["Flower's /api/workers?refresh=1"] = lambda: from_flower(flower.client)
         fast = {
             "one ping with limit, the floor": ways.ping,
-            "ours: function call": ways.ours,
+            "ours: function call, one message": ways.ours,
+            "ours, workers without the app: six messages": Ways(without_app).ours,
             "ours: GET through gunicorn": get,
             "a GET refused with 400": lambda: refused(refusing),
         }
@@ -207,6 +210,42 @@ def compare(kind: str, token: str, rounds: int) -> None:
     show(title, ["way", "runs", "median", "worst", "times as fast", "of the floor"], rows)
 
 
+def solo(kind: str, count: int) -> None:
+    """Print what a snapshot of real solo workers takes, with the app and without it."""
+    rows = []
+    for title, with_app in (("one message", True), ("six messages", False)):
+        with place(kind) as broker:
+            names = [f"{number}@solo" for number in range(count)]
+            for start in range(0, count, 10):
+                broker.fleet(*names[start : start + 10], pool="solo", with_app=with_app)
+            take(broker.app, timeout=5, deadline=20)
+            other = broker.client()
+            pids = [worker.pid for worker in broker.workers]
+            times: dict[str, list[float]] = {"ours": [], "ping": []}
+            fleet_cpu = client_cpu = 0.0
+            for _ in range(REPEAT):
+                before = sum(map(cpu_seconds, pids)), time.process_time()
+                started = time.monotonic()
+                snapshot = take(broker.app, timeout=5, deadline=20)
+                times["ours"].append(time.monotonic() - started)
+                fleet_cpu += sum(map(cpu_seconds, pids)) - before[0]
+                client_cpu += time.process_time() - before[1]
+                if not is_whole(snapshot.answers, count):
+                    raise AssertionError("not every worker answered")
+                started = time.monotonic()
+                other.control.inspect(limit=count, timeout=5).ping()
+                times["ping"].append(time.monotonic() - started)
+            ours, ping = median(times["ours"]), median(times["ping"])
+            cpu = [f"{1e3 * spent / REPEAT:.1f} ms" for spent in (fleet_cpu, client_cpu)]
+            rows.append([title, ms(ours), ms(ping), f"{ours / ping:.2f}", *cpu])
+            other.close()
+    show(
+        f"{kind}: {count} real solo workers",
+        ["way", "snapshot", "one ping", "of the ping", "fleet CPU", "client CPU"],
+        rows,
+    )
+
+
 def fleet_alone(app: Celery, count: int) -> float:
     """Seconds until all replies lie in the reply queue, with nobody reading them."""
     connection = ControlConnection(app, 60)
@@ -215,11 +254,9 @@ def fleet_alone(app: Celery, count: int) -> float:
     started = time.monotonic()
     patience = started + 60
     with connection.together():
-        for name in FIELDS:
-            arguments = Question().arguments(name)
-            connection.publish(name, arguments, expires=60)
+        connection.publish("stats", Question().all_at_once, expires=60)
     # Each look costs Redis next to nothing; it is polled no more often than need be.
-    while connection.channel.client.llen(queue.name) < count * len(FIELDS):
+    while connection.channel.client.llen(queue.name) < count:
         if time.monotonic() > patience:
             raise AssertionError("replies were lost")
         time.sleep(0.001)
@@ -237,7 +274,7 @@ def grow(sizes: list[int], rounds: int) -> None:
 
     rows = []
     for size in sizes:
-        with place("redis") as broker, Fleet(broker, size) as fleet:
+        with place("redis") as broker, Fleet(broker, size, with_app=True) as fleet:
             redis_pid = broker_pid(broker)
             # On a crowded machine the whole fleet may be silent for more than a second.
             take(broker.app, timeout=10, deadline=60)
@@ -258,7 +295,7 @@ def grow(sizes: list[int], rounds: int) -> None:
         elapsed, ours = (median(run[i] for run in runs) for i in (0, 1))
         # Ticks are coarse: a mean, not a median.
         fleet_cpu, redis_cpu = (sum(run[i] for run in runs) / len(runs) for i in (2, 3))
-        replies = size * len(FIELDS)
+        replies = size
         rows.append(
             [
                 f"{size:,}",
@@ -347,12 +384,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="the brokers")
     parser.add_argument("--rounds", type=int, default=5, help="0 leaves the comparison out")
     parser.add_argument("--scale", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--solo", type=int, default=0, metavar="WORKERS", help="real solo workers")
     parser.add_argument("--endurance", type=int, default=0, metavar="SNAPSHOTS")
     options = parser.parse_args()
     with demo_project() as token:
         for kind in options.only:
             if options.rounds:
                 compare(kind, token, options.rounds)
+        for kind in options.only:
+            if options.solo:
+                solo(kind, options.solo)
         if options.scale:
             grow(options.scale, max(options.rounds, 3))
         for kind in options.only:

@@ -163,11 +163,12 @@ class Client:
 class Fleet:
     """Simulated workers, in as many processes as there are cores."""
 
-    def __init__(self, broker: Broker, count: int) -> None:
+    def __init__(self, broker: Broker, count: int, *, with_app: bool = False) -> None:
         shares = [count // CORES + (n < count % CORES) for n in range(CORES)]
         self._popens = [
             subprocess.Popen(
-                [*(sys.executable, "-m", "tests.simulated"), broker.config_json, str(n), f"p{i}w"],
+                [*(sys.executable, "-m", "tests.simulated"), broker.config_json, str(n), f"p{i}w"]
+                + ["app"] * with_app,
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 text=True,

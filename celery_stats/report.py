@@ -10,12 +10,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from celery import Celery
-
 from .conf import Conf
 from .control.broker import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
-from .control.question import Options, Question
+from .control.question import CeleryApp, Options, Question
 from .control.snapshot import take_snapshot
 from .jsonsafe import jsonsafe
 from .redaction import mask, safe_error
@@ -61,7 +59,7 @@ class ReportOptions(Options):
 
     @classmethod
     def from_conf(
-        cls, conf: Conf, *, app: Celery | str | None = None, timeout: float | None = None
+        cls, conf: Conf, *, app: CeleryApp | None = None, timeout: float | None = None
     ) -> ReportOptions:
         """Return what the settings say.
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from celery import Celery
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import TooManyFieldsSent
 from django.http import Http404
@@ -29,6 +28,7 @@ from rest_framework.views import APIView
 
 from .conf import SETTING, WrongSetting, conf
 from .control.exceptions import CeleryStatsError
+from .control.question import CeleryApp
 from .exceptions import ServiceUnavailable
 from .query import parse_question
 from .redaction import safe_error
@@ -102,7 +102,7 @@ class CeleryStatsView(APIView):
     versioning_class = None
 
     #: The Celery app, or its dotted path, instead of the setting's: for ``as_view()``.
-    celery_app: Celery | str | None = None
+    celery_app: CeleryApp | None = None
 
     #: Whom Django takes the visitor for; REST framework puts its own verdict in that place.
     _visitor: Any = None

@@ -36,7 +36,7 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
 
     def _queue_bind(self, exchange: str, *args: Any) -> None:
         # kombu writes a new table into a file that others can read already: it comes first.
-        table = self._exchange_file(exchange)
+        table = Path(self.control_folder, f"{exchange}.exchange")
         table.parent.mkdir(exist_ok=True)
         draft = table.with_name(f"{uuid4()}.draft")
         draft.write_text("[]")

@@ -1,4 +1,7 @@
-"""Workers that are a mailbox and nothing else: ``python -m tests.simulated CONFIG COUNT PREFIX``.
+"""Workers that are a mailbox and nothing else.
+
+``python -m tests.simulated CONFIG COUNT PREFIX [APP]``: with APP they answer as workers that
+have the app.
 
 Each has a mailbox of its own, kombu's, and answers the six commands with replies like
 those of a real worker. Prints ``ready`` when all of them listen, and ends with SIGTERM.
@@ -16,6 +19,7 @@ from typing import Any
 
 from kombu.asynchronous import Hub
 
+from celery_stats.worker import answer as answer_together
 from tests.celery_app import make_app
 
 
@@ -107,14 +111,17 @@ def replies(worker: str) -> dict[str, Any]:
 PONG = {"ping": {"ok": "pong"}}
 
 
-def handlers(worker: str) -> dict[str, Any]:
+def handlers(worker: str, *, with_app: bool = False) -> dict[str, Any]:
     def answer(reply: Any) -> Any:
         return lambda state, **arguments: reply
 
-    return {name: answer(reply) for name, reply in {**replies(worker), **PONG}.items()}
+    single = {name: answer(reply) for name, reply in replies(worker).items()}
+    if with_app:
+        together = {name: partial(answer_together, each, single) for name, each in single.items()}
+    return {**(together if with_app else single), "ping": answer(PONG["ping"])}
 
 
-def main(config: str, count: str, prefix: str) -> None:
+def main(config: str, count: str, prefix: str, with_app: str = "") -> None:
     app = make_app(json.loads(config))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     commands: deque[tuple[Any, Any, Any]] = deque()
@@ -135,7 +142,11 @@ def main(config: str, count: str, prefix: str) -> None:
         mailbox.producer_pool = None
         for number in range(int(count)):
             name = f"{prefix}{number:04}@simulated"
-            node = mailbox.Node(name, channel=connection.channel(), handlers=handlers(name))
+            node = mailbox.Node(
+                name,
+                channel=connection.channel(),
+                handlers=handlers(name, with_app=bool(with_app)),
+            )
             node.listen(callback=partial(answer, node))
         with suppress(TimeoutError):
             connection.drain_events(timeout=0.1)  # subscribes

@@ -223,14 +223,27 @@ def test_recipe__own_permission(project: Project, worker: str) -> None:
     assert found == {"anonymous": [403, None], "staff": [403, None], "plain": [200, [worker]]}
 
 
-def test_recipe__own_token_class(project: Project, worker: str) -> None:
-    Recipe("Tokens of another kind").add_to(project)
+def add_tokens(project: Project) -> None:
+    """A path that gives REST framework's tokens."""
     project.add_path('path("token/", obtain_auth_token)')
     project.insert(
         project.urls,
         "\nfrom django.urls import include, path\n",
         "from rest_framework.authtoken.views import obtain_auth_token\n",
     )
+
+
+def test_recipe__waldurs_typescript_client(project: Project, worker: str) -> None:
+    Recipe("Waldur's TypeScript client").add_to(project)
+    add_tokens(project)
+    for scheme in ("Bearer Token", "Token"):
+        (found,) = project.visit("/api/celery-stats/", token="/token/", scheme=scheme).values()
+        assert found == {"anonymous": [401, None], "staff": [200, [worker]], "plain": [403, None]}
+
+
+def test_recipe__own_token_class(project: Project, worker: str) -> None:
+    Recipe("Tokens of another kind").add_to(project)
+    add_tokens(project)
     (found,) = project.visit("/api/celery-stats/", token="/token/").values()
     assert found == {"anonymous": [401, None], "staff": [200, [worker]], "plain": [403, None]}
     (found,) = project.visit("/api/celery-stats/").values()  # by session

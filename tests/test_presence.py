@@ -15,7 +15,7 @@ from celery_stats.control.broker import broker_for
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
 from tests.beat import beat
-from tests.support import Broker, Mailbox, RedisServer, wait_until
+from tests.support import Broker, Mailbox, RedisServer, deaf_afterwards, wait_until
 
 MakeBroker = Callable[..., Broker]
 
@@ -324,6 +324,7 @@ def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: Make
         broker_for(app).close()
 
 
+@deaf_afterwards
 def test_threads_worker_beside_an_odd_task__the_plain_ones_keep_their_arguments(
     make_broker: MakeBroker,
 ) -> None:

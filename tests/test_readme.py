@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 
 import pytest
@@ -33,3 +34,14 @@ def test_ci__runs_the_test_command_of_the_readme() -> None:
     assert pattern is not None
     basic = pattern[1].replace(r"\(", "(").replace(r"\)", ")")
     assert len(re.findall(basic, README, re.MULTILINE)) == 1
+
+
+def test_clients__the_versions_that_are_tried() -> None:
+    (sentence,) = re.findall(
+        r"^Tried in the tests: (.+?), curl\.", README, re.MULTILINE | re.DOTALL
+    )
+    clients = ROOT / "tests" / "clients"
+    installed = dict(re.findall(r"(\S+)==(\S+)", (clients / "requirements.txt").read_text()))
+    node = json.loads((clients / "package.json").read_text())["devDependencies"]
+    installed["openapi-typescript"] = node["openapi-typescript"]
+    assert dict(re.findall(r"(\S+) ([0-9.]+)", sentence)) == installed

@@ -14,6 +14,10 @@ import pytest
 from django.test import override_settings
 from rest_framework.test import APIClient
 
+from celery_stats import report
+from celery_stats.conf import conf
+from celery_stats.control.question import Question
+from celery_stats.report import ReportOptions
 from tests.celery_app import Unprintable
 from tests.comparison import without_what_changes
 from tests.published import load, problems
@@ -167,3 +171,37 @@ def test_content_type_not_accepted__no_answer_from_that_worker_alone(
         name: ["json@t"] for name in response.json()
     }
     assert response["Celery-Stats-Missing"] == "pickle@t"
+
+
+class TestOptions:
+    """What requests are shared by: the one object that the work gets, and the question."""
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"CELERY_APP": "tests.celery_app:make_app"},
+            {"TIMEOUT": 0.7},
+            {"DEADLINE": 3.0},
+            {"REDACT": False},
+            {"HIDE_ARGUMENTS": True},
+        ],
+        ids=lambda other: next(iter(other)),
+    )
+    def test_other_settings__other_options(self, settings: Any, other: dict[str, Any]) -> None:
+        settings.DRF_CELERY_STATS = {"CELERY_APP": "tests.celery_app:app"}
+        before = ReportOptions.from_conf(conf)
+        settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, **other}
+        assert ReportOptions.from_conf(conf) != before
+
+    def test_work__gets_nothing_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So nothing that it depends on can be left out of the key."""
+        asked: list[Any] = []
+
+        def get(key: Any, work: Any, *, deadline: float) -> None:
+            asked.append((key, work.func, work.args, work.keywords, deadline))
+
+        monkeypatch.setattr(report._sharing, "get", get)
+        options = ReportOptions("tests.celery_app:app", 1.0, 2.0, redact=False)
+        report.get_report(Question(), options)
+        key = (Question(), options)
+        assert asked == [(key, report._take, key, {}, 2.0)]

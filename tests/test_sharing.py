@@ -156,6 +156,43 @@ class TestGet:
         assert work.remaining[1] == sharing.GRACE
 
 
+class TestBounds:
+    def test_many_different_questions__eight_at_once_and_the_others_in_turn(
+        self, shared: Sharing[int], work: Work
+    ) -> None:
+        with ThreadPoolExecutor(40) as callers:
+            futures = [callers.submit(shared.get, key, work, deadline=20) for key in range(40)]
+            wait_until(lambda: len(work.begun) == 8 and waiting(shared) == 32)
+            work.end(40)
+            assert sorted(future.result() for future in futures) == list(range(1, 41))
+        assert work.most_at_once == 8
+
+    def test_no_place_within_the_deadline__an_error(
+        self, shared: Sharing[int], work: Work, callers: ThreadPoolExecutor
+    ) -> None:
+        busy = [callers.submit(shared.get, key, work, deadline=20) for key in range(8)]
+        work.wait_for_run(8)
+        with pytest.raises(BrokerUnavailable):
+            shared.get("one more", work, deadline=0.1)
+        work.end(8)
+        assert sorted(future.result() for future in busy) == list(range(1, 9))
+        assert len(work.begun) == 8
+
+    def test_runs_that_hang__32_threads_at_the_most(
+        self, shared: Sharing[int], work: Work
+    ) -> None:
+        with ThreadPoolExecutor(40) as callers:
+            futures = [callers.submit(shared.get, key, work, deadline=0.1) for key in range(8)]
+            for start in range(8, 40, 8):
+                for future in futures:
+                    assert isinstance(future.exception(), BrokerUnavailable)
+                keys = range(start, start + 8)
+                futures = [callers.submit(shared.get, key, work, deadline=0.1) for key in keys]
+            for future in futures:
+                assert isinstance(future.exception(), BrokerUnavailable)
+        assert work.at_once == 32
+
+
 class TestErrors:
     def test_error__to_everyone_with_an_exception_of_his_own(
         self, shared: Sharing[int], work: Work, callers: ThreadPoolExecutor

@@ -2,7 +2,7 @@
 
 Prints as JSON what it saw. ``VISIT`` in the environment holds, as JSON, the paths to get and the
 users to be, name to the fields of the user model; where there are some, their groups by name, and
-the path that gives them tokens.
+the path that gives them tokens, and what stands before a token in the header.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def visit(user: str | None, path: str) -> list[Any]:
             data = {**names, "password": password}
             tokens = client.post(asked["token"], data, "application/json").json()
             token = tokens.get("access") or tokens["token"]
-            headers["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+            headers["HTTP_AUTHORIZATION"] = f"{asked.get('scheme', 'Bearer')} {token}"
         else:
             client.force_login(found)
     response = client.get(path, HTTP_ACCEPT="application/json", **headers)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from celery import Celery
+
+#: A Celery app, or its dotted path (``"project.celery:app"``).
+CeleryApp: TypeAlias = Celery | str
 
 #: What workers are asked, in the order of the answer's keys.
 FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
@@ -49,11 +52,11 @@ class Options:
     """What a snapshot depends on besides the question.
 
     Attributes:
-        app: the Celery app whose workers are asked, or its dotted path.
+        app: whose workers are asked.
         timeout: seconds of silence after which those who have not answered are given up.
         deadline: seconds that a snapshot may take in all, connecting included.
     """
 
-    app: Celery | str
+    app: CeleryApp
     timeout: float = 1.0
     deadline: float = 5.0
