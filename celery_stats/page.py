@@ -33,6 +33,7 @@ from .words import (
 )
 
 WORKERS_SHOWN = 300
+QUEUES_SHOWN = 100
 
 KNOWN_STATS = frozenset(("broker", "pid", "pool", "prefetch_count", "rusage", "total", "uptime"))
 
@@ -160,6 +161,13 @@ def remarks(replies: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
             yield key, shorten(error)
         elif reply is not None and not isinstance(reply, expected):
             yield key, shorten(reply)
+
+
+def queue_rows(queues: Mapping[str, int] | None) -> Cut:
+    """Name, and the messages that wait, of each queue; the longest first."""
+    by_length = sorted((queues or {}).items(), key=lambda queue: (-queue[1], queue[0]))
+    found = cut(by_length, QUEUES_SHOWN)
+    return found._replace(items=[(shorten(name), count(n)) for name, n in found.items])
 
 
 HEADINGS = {

@@ -1,8 +1,9 @@
-"""One answer, two representations: JSON, and at the same URL a page for people."""
+"""One answer, several representations at one URL: JSON, a page for people, metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from .page import about, page, refusal, unavailable
+from .page import about, page, queue_rows, refusal, unavailable
 from .report import Report
 
 
@@ -84,6 +85,7 @@ class PageRenderer(BaseRenderer):
             elapsed=report.elapsed,
             task_ids=query.getlist("task_id"),
         )
+        context["queues"] = queue_rows(report.queues)
         narrowed = "worker" in query or "field" in query
         return "page.html", {**context, "narrowed": narrowed, "json_link": json_link(request)}
 
@@ -95,7 +97,7 @@ def files() -> dict[str, str]:
     them. The page then comes without its looks, rather than not at all.
     """
     urls = {}
-    for name in ("icon.svg", "page.css", "page.js"):
+    for name in ("icon.svg", "page.css", "page.js", "trends.js", "filter.js"):
         path = f"celery_stats/{name}"
         try:
             url = static(path)
@@ -126,3 +128,61 @@ def content_security_policy() -> str:
         f"default-src 'none'; script-src {origins}; style-src {origins}; img-src {origins}; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
+
+
+class OpenMetricsRenderer(BaseRenderer):
+    """Metrics in the OpenMetrics text format, and for ``?format=openmetrics``."""
+
+    # Without the version, so that whoever does not ask for one gets it as well.
+    media_type = "application/openmetrics-text"
+    format = "openmetrics"
+    charset = "utf-8"
+    content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    #: What the metrics are made of.
+    fields = ("active", "scheduled", "reserved", "revoked", "stats")
+
+    def text(self, report: Report) -> bytes:
+        # The module needs prometheus-client, which projects without metrics do not have.
+        from .metrics import openmetrics
+
+        return openmetrics(report)
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """The metrics of an answer; anything else, such as an error, as lines of plain text."""
+        renderer_context = renderer_context or {}
+        response: Response = renderer_context["response"]
+        report: Report | None = getattr(renderer_context["view"], "snapshot", None)
+        if report is not None and report.data is data:
+            response.headers["Content-Type"] = self.content_type
+            return self.text(report)
+        response.headers["Content-Type"] = "text/plain; charset=utf-8"
+        said = data.items() if isinstance(data, Mapping) else [("detail", data)]
+        lines = [
+            " ".join(str(message if name == "detail" else f"{name}: {message}").split())
+            for name, messages in said
+            for message in (messages if isinstance(messages, list | tuple) else [messages])
+        ]
+        return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+
+
+class PrometheusRenderer(OpenMetricsRenderer):
+    """The same in Prometheus' own text format, for scrapers that know no other."""
+
+    media_type = "text/plain; version=0.0.4"
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def text(self, report: Report) -> bytes:
+        from .metrics import prometheus
+
+        return prometheus(report)
+
+
+#: What the extra ``metrics`` offers; nothing where it is not installed.
+METRICS_RENDERERS: tuple[type[OpenMetricsRenderer], ...] = (
+    (OpenMetricsRenderer, PrometheusRenderer) if find_spec("prometheus_client") else ()
+)

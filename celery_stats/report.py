@@ -33,6 +33,7 @@ class Report:
         missing: worker name to the fields that it did not answer.
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the call to the end of listening.
+        queues: queue name to the messages that wait in it; None where they were not asked for.
         bodies: the data as JSON, by its indentation, once somebody has asked for it.
     """
 
@@ -40,6 +41,7 @@ class Report:
     missing: Mapping[str, tuple[str, ...]]
     taken_at: datetime
     elapsed: float
+    queues: Mapping[str, int] | None = None
     bodies: dict[int | None, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -119,4 +121,4 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
         raise SnapshotFailed(type(exc).__name__) from None
     # By the names that stand in the data: a worker's may hold what UTF-8 cannot carry.
     missing = {jsonsafe(worker): fields for worker, fields in snapshot.missing.items()}
-    return Report(data, missing, snapshot.taken_at, snapshot.elapsed)
+    return Report(data, missing, snapshot.taken_at, snapshot.elapsed, jsonsafe(snapshot.queues))

@@ -492,6 +492,7 @@ def _errors(
 _NAME = {"minLength": 1, "maxLength": MAX_LENGTH, "pattern": f"^[^{CONTROL}]+$"}
 JSON = "application/json"
 HTML = "text/html"
+METRICS = ("application/openmetrics-text; version=1.0.0", "text/plain; version=0.0.4")
 
 SUMMARY = "Get Celery worker statistics"
 DESCRIPTION = (
@@ -530,13 +531,15 @@ schema = extend_schema(
     responses={
         (200, JSON): OpenApiResponse(
             CeleryStatsResponse,
-            "The snapshot, even with no worker.",
+            "The snapshot, even with no worker. Metrics are offered where the project has "
+            "installed the extra `metrics`.",
             examples=[
                 OpenApiExample("Workers at work", value=AT_WORK, media_type=JSON),
                 OpenApiExample("No worker", value=dict.fromkeys(FIELDS), media_type=JSON),
             ],
         ),
         (200, HTML): OpenApiResponse(STRING, "The snapshot, even with no worker."),
+        **{(200, kind): OpenApiResponse(STRING) for kind in METRICS},
         **_errors(
             400,
             "An unknown parameter, an unknown field, too many values or one that is too long.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -31,7 +32,12 @@ from .control.question import CeleryApp
 from .exceptions import ServiceUnavailable
 from .query import parse_question
 from .redaction import safe_error
-from .renderers import PageRenderer, SharedJSONRenderer
+from .renderers import (
+    METRICS_RENDERERS,
+    OpenMetricsRenderer,
+    PageRenderer,
+    SharedJSONRenderer,
+)
 from .report import Report, ReportOptions, get_report
 from .schema import DESCRIPTION, SUMMARY, published
 
@@ -91,7 +97,7 @@ class CeleryStatsView(APIView):
     name = SUMMARY
     description = DESCRIPTION
 
-    renderer_classes = (SharedJSONRenderer, PageRenderer)
+    renderer_classes = (SharedJSONRenderer, PageRenderer, *METRICS_RENDERERS)
     # The project's versions are those of its own API: the namespace is none of them.
     versioning_class = None
 
@@ -154,13 +160,14 @@ class CeleryStatsView(APIView):
 
     def _what_is_on_offer(self, request: Request) -> str:
         """Why no representation fits the request, and which ones there are."""
-        formats = {str(kind.format): kind.media_type for kind in self.get_renderers()}
+        # Two of them may have the same format, each for a media type of its own.
+        formats = [(str(kind.format), kind.media_type) for kind in self.get_renderers()]
         override = api_settings.URL_FORMAT_OVERRIDE
         wanted = self.format_kwarg or (request.query_params.get(override) if override else None)
-        offer = ", ".join(f"{name} ({media_type})" for name, media_type in formats.items())
+        offer = ", ".join(f"{name} ({media_type})" for name, media_type in formats)
         if not wanted:
             return f"The Accept header excludes every format on offer: {offer}."
-        if wanted not in formats:
+        if wanted not in dict(formats):
             return f"There is no such format. On offer are: {offer}."
         return f"The Accept header excludes the format {wanted}. On offer are: {offer}."
 
@@ -201,6 +208,12 @@ class CeleryStatsView(APIView):
     @published
     def get(self, request: Request, **kwargs: Any) -> Response:  # of the path it is under
         question = parse_question(request.query_params)
+        renderer, narrowed = request.accepted_renderer, "field" in request.query_params
+        if isinstance(renderer, OpenMetricsRenderer):
+            fields = question.fields if narrowed else renderer.fields
+            question = replace(question, fields=fields, queues=True)
+        elif isinstance(renderer, PageRenderer):
+            question = replace(question, queues=not narrowed)
         try:
             options = ReportOptions.from_conf(conf, app=self.celery_app)
             report = get_report(question, options)

@@ -57,7 +57,8 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
         if state.get("status") == 503:
             raise BrokerUnavailable
         answer = {name: state["answer"].get(name) for name in FIELDS}
-        return Report(answer, state.get("missing", {}), datetime.now(timezone.utc), 0.0123)
+        now = datetime.now(timezone.utc)
+        return Report(answer, state.get("missing", {}), now, 0.0123, state.get("queues"))
 
     views.get_report = recorded
     application = StaticFilesHandler(mounted(get_wsgi_application(), prefix))

@@ -112,8 +112,21 @@ class TestExitStatus:
         assert "2 workers answered" in done.stdout.decode()
 
     def test_no_worker__1(self, make_broker: MakeBroker) -> None:
-        done = run(make_broker())
+        done = run(make_broker(), "--field", "stats")
         assert (done.returncode, done.stdout, done.stderr) == (1, b"No worker answered.\n", b"")
+
+    def test_no_worker_and_a_backlog__1_and_the_queue(self, make_broker: MakeBroker) -> None:
+        broker = make_broker()
+        broker.send()
+        done = run(broker)
+        assert (done.returncode, done.stderr) == (1, b"")
+        queue = f"{broker.namespace}.tasks"
+        assert done.stdout.decode().splitlines() == [
+            "No worker answered.",
+            "",
+            f"{'Queue':<{len(queue)}}  Waiting",
+            f"{queue}        1",
+        ]
 
     def test_silent_worker__1_and_named(self, make_broker: MakeBroker) -> None:
         broker = make_broker()

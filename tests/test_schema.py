@@ -80,8 +80,10 @@ def test_schema__is_the_contract() -> None:
     ]
     responses = operation["responses"]
     kinds = {status: list(response["content"]) for status, response in responses.items()}
+    metrics = ["application/openmetrics-text; version=1.0.0", "text/plain; version=0.0.4"]
+    assert list(kinds) == ["200", "400", "401", "403", "405", "406", "429", "503"]
+    assert kinds.pop("200") == ["application/json", "text/html", *metrics]
     assert kinds.pop("406") == ["application/json"]
-    assert list(kinds) == ["200", "400", "401", "403", "405", "429", "503"]
     assert all(found == ["application/json", "text/html"] for found in kinds.values())
     assert {
         status: list(response["headers"])

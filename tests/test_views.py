@@ -102,7 +102,12 @@ class TestAccess:
             "description": "A snapshot of every Celery worker reachable through the broker, as "
             "the workers themselves describe it. A key that no worker answered is null; with no "
             "worker at all, all six are. For staff and support users.",
-            "renders": ["application/json", "text/html"],
+            "renders": [
+                "application/json",
+                "text/html",
+                "application/openmetrics-text",
+                "text/plain; version=0.0.4",
+            ],
             "parses": [
                 "application/json",
                 "application/x-www-form-urlencoded",
@@ -160,7 +165,10 @@ def test_get__celery_app_cannot_be_imported__503(api: APIClient) -> None:
 
 
 class TestNegotiation:
-    OFFER = "json (application/json), html (text/html)."
+    OFFER = (
+        "json (application/json), html (text/html), openmetrics (application/openmetrics-text), "
+        "openmetrics (text/plain; version=0.0.4)."
+    )
 
     @pytest.mark.parametrize(
         ("query", "accept", "detail"),

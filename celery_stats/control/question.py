@@ -27,11 +27,13 @@ class Question:
         fields: those of :data:`FIELDS` to ask.
         task_ids: the ids for ``query_task``.
         workers: full names of those who should answer; empty: all.
+        queues: whether the lengths of the queues are wanted.
     """
 
     fields: tuple[str, ...] = FIELDS
     task_ids: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
+    queues: bool = False
 
     def arguments(self, command: str) -> dict[str, Any]:
         """Return the keyword arguments of a command, as ``inspect()`` sends them."""

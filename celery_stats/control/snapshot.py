@@ -26,6 +26,7 @@ from .connection import PING, ControlConnection
 from .exceptions import BrokerUnavailable, CeleryStatsError
 from .presence import MAX_KNOWN, Memory, Presence, hear_late, presence_for
 from .question import ARGUMENT, FIELDS, Options, Question
+from .queues import queue_lengths
 from .replies import Replies
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,14 @@ class Snapshot:
             broker lists, that answered in part, or that were asked for by name.
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the call to the end of listening.
+        queues: queue name to the messages that wait in it; None where they were not asked for.
     """
 
     answers: Mapping[str, Mapping[str, Any] | None]
     missing: Mapping[str, tuple[str, ...]]
     taken_at: datetime
     elapsed: float
+    queues: Mapping[str, int] | None = None
 
 
 def take_snapshot(
@@ -92,6 +95,7 @@ def take_snapshot(
     broker = broker_for(app)
     work = partial(
         _collect,
+        app=app,
         memory=broker.memory,
         question=question,
         timeout=options.timeout,
@@ -107,6 +111,7 @@ def take_snapshot(
 def _collect(
     connection: ControlConnection,
     *,
+    app: Celery,
     memory: Memory,
     question: Question,
     timeout: float,
@@ -117,12 +122,17 @@ def _collect(
     presence = presence_for(connection, memory, frozenset(question.workers))
     collector = _Collector(connection, question, presence, timeout)
     elapsed = 0.0
+    queues: Mapping[str, int] | None = None
     try:
         with connection.replies(collector.on_message):
             collector.run(ends)
             elapsed = time.monotonic() - started
             if not collector.settled:
                 connection.check()
+            if question.queues:
+                with connection.guarded():
+                    left = ends - time.monotonic()
+                    queues = queue_lengths(app, connection.connection, within=left)
     except BrokerUnavailable as exc:
         # Everybody answered and only the tidying up failed: the answer is still true.
         if not collector.settled:
@@ -133,6 +143,7 @@ def _collect(
         missing=collector.missing(),
         taken_at=collector.taken_at,
         elapsed=elapsed,
+        queues=queues,
     )
     return snapshot, presence.is_stale
 
@@ -359,6 +370,7 @@ def _find_out_again(broker: Broker, app: Celery, options: Options) -> None:
     started = time.monotonic()
     work = partial(
         _collect,
+        app=app,
         memory=fresh,
         question=Question(fields=("query_task",)),
         timeout=options.timeout,

@@ -11,7 +11,7 @@ from unicodedata import combining, east_asian_width
 
 from celery_stats.control.question import Question
 from celery_stats.report import Report
-from celery_stats.words import plural
+from celery_stats.words import Cut, plural
 
 #: A line and its role in ``django.core.management.color``; "" is plain.
 Line = tuple[str, str]
@@ -86,7 +86,7 @@ def _side_by_side(columns: Sequence[Column], row: Sequence[str], widths: Sequenc
 def lines(report: Report, question: Question, width: int) -> Iterator[Line]:
     """What people want to know; the silent workers last, next to the prompt."""
     # Imported here: what --json prints has no use for it.
-    from celery_stats.page import page
+    from celery_stats.page import page, queue_rows
 
     context = page(
         report.data, report.missing, report.taken_at, report.elapsed, list(question.task_ids)
@@ -94,6 +94,7 @@ def lines(report: Report, question: Question, width: int) -> Iterator[Line]:
     yield from _summary(context, width)
     yield from _workers(context, report, width)
     yield from _running(context, width)
+    yield from _queues(queue_rows(report.queues), width)
     yield from _look_ups(context, width)
     if report.missing:
         yield "", ""
@@ -149,6 +150,14 @@ def _running(context: Mapping[str, Any], width: int) -> Iterator[Line]:
         Column("Worker", [printable(task.workers.shown) for task in tasks.items]),
     )
     yield from _section(columns, [""] * len(tasks.items), tasks.note, width)
+
+
+def _queues(queues: Cut, width: int) -> Iterator[Line]:
+    columns = (
+        Column("Queue", [printable(name.shown) for name, _length in queues.items]),
+        Column("Waiting", [length.shown for _name, length in queues.items], right=True),
+    )
+    yield from _section(columns, [""] * len(queues.items), queues.note, width)
 
 
 def _look_ups(context: Mapping[str, Any], width: int) -> Iterator[Line]:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from shutil import get_terminal_size
@@ -73,6 +74,7 @@ class Command(BaseCommand):
         if os.environ.get("NO_COLOR"):
             self.stderr.style_func = None
         question = parse(options)
+        question = replace(question, queues=not (options["json"] or options["field"]))
         try:
             with reason_said_once():
                 asked = reports.ReportOptions.from_conf(conf, timeout=options["timeout"])

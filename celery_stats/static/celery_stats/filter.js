@@ -1,0 +1,67 @@
+"use strict";
+
+// Narrows all lists of the page to the rows that hold every word of the filter box. What is typed
+// stands in the address behind "#", which is never sent to the server.
+
+(() => {
+  const ROWS = ".worker, #missing > li, .queues > tbody > tr, .tasks > tbody > tr";
+  const PREFIX = "#filter=";
+
+  const main = document.getElementById("live");
+  const box = document.getElementById("filter");
+  const status = document.getElementById("filter-status");
+
+  // Of a worker its name, its pool and the names of its tasks; of other rows everything, with the
+  // whole of what was cut.
+  function text(row) {
+    const parts = [row.dataset.key];
+    const worker = row.classList.contains("worker");
+    for (const part of worker ? row.querySelectorAll(".name, .clip, .bars th") : [row]) {
+      parts.push(part.textContent);
+      for (const cut of [part, ...part.querySelectorAll("[title]")]) parts.push(cut.title);
+    }
+    return parts.join(" ").toLowerCase();
+  }
+
+  function narrow() {
+    const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = [...main.querySelectorAll(ROWS)];
+    let shown = 0;
+    for (const row of rows) {
+      const content = words.length ? text(row) : "";
+      row.hidden = !words.every((word) => content.includes(word));
+      if (!row.hidden) shown += 1;
+    }
+    const said = words.length ? `${shown} of ${rows.length} rows` : "";
+    if (status.textContent !== said) status.textContent = said;
+  }
+
+  function read() {
+    if (location.hash.startsWith(PREFIX)) {
+      try {
+        box.value = decodeURIComponent(location.hash.slice(PREFIX.length));
+      } catch {
+        box.value = ""; // not what this page has written
+      }
+    } else {
+      write(); // after a jump within the page
+    }
+    narrow();
+  }
+
+  function write() {
+    const wanted = box.value.trim() ? PREFIX + encodeURIComponent(box.value.trim()) : "";
+    if (!wanted && !location.hash.startsWith(PREFIX)) return;
+    history.replaceState(history.state, "", wanted || location.pathname + location.search);
+  }
+
+  box.addEventListener("input", () => {
+    write();
+    narrow();
+  });
+  window.addEventListener("hashchange", read);
+  new MutationObserver(narrow).observe(main, { subtree: true, childList: true });
+  document.getElementById("filter-tools").hidden = false;
+  box.value = "";
+  read();
+})();

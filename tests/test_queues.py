@@ -1,0 +1,241 @@
+"""The lengths of the queues, asked of real brokers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from kombu import Connection, Queue
+from kombu.common import Broadcast
+from rest_framework.test import APIClient
+
+from celery_stats import views
+from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.queues import queue_lengths
+from celery_stats.control.snapshot import take_snapshot
+from celery_stats.report import Report
+from tests.support import Broker, wait_until
+
+URL = "/api/celery-stats/"
+KINDS = ("redis", "filesystem", "amqp")
+MakeBroker = Callable[..., Broker]
+
+
+@pytest.fixture(params=KINDS)
+def broker(request: pytest.FixtureRequest, make_broker: MakeBroker) -> Iterator[Broker]:
+    broker = make_broker(request.param)
+    names = [f"{broker.namespace}.{name}" for name in ("one", "two", "routed")]
+    yield broker
+    if broker.kind == "amqp":
+        with Connection(broker.url) as connection:
+            for name in names:
+                connection.default_channel.queue_delete(name)
+
+
+def name_of(broker: Broker, name: str) -> str:
+    return f"{broker.namespace}.{name}"
+
+
+def send(broker: Broker, queue: str, number: int = 1, **options: Any) -> None:
+    for _ in range(number):
+        broker.app.send_task("tests.nap", queue=queue, **options)
+
+
+@contextmanager
+def connected(broker: Broker) -> Iterator[Connection]:
+    with broker.app.connection_for_write() as connection:
+        yield connection
+
+
+def lengths(broker: Broker, **options: float) -> dict[str, int]:
+    """The lengths by the names without the part that tells the tests apart."""
+    with connected(broker) as connection:
+        found = queue_lengths(broker.app, connection, **options)
+    return {name.removeprefix(f"{broker.namespace}."): n for name, n in found.items()}
+
+
+def wait_for(broker: Broker, expected: dict[str, int]) -> None:
+    """RabbitMQ counts a message a moment after it was sent."""
+    wait_until(lambda: lengths(broker) == expected, what=str(expected))
+
+
+def test_queue_lengths__default_queue__its_messages(broker: Broker) -> None:
+    assert lengths(broker) == {"tasks": 0}
+    broker.send()
+    broker.send()
+    wait_for(broker, {"tasks": 2})
+
+
+def test_queue_lengths__declared_queues__each_and_0_where_it_does_not_exist(
+    broker: Broker,
+) -> None:
+    one, two = (Queue(name_of(broker, name)) for name in ("one", "two"))
+    broker.app.conf.task_queues = [Queue(name_of(broker, "none")), one, two]
+    send(broker, one.name, 3)
+    send(broker, two.name, 1)
+    # With AMQP the first of them closes the channel.
+    wait_for(broker, {"none": 0, "one": 3, "two": 1})
+
+
+def test_queue_lengths__routes__the_queues_that_they_name(broker: Broker) -> None:
+    broker.app.conf.task_routes = (
+        {"a.*": {"queue": name_of(broker, "routed")}, "b": name_of(broker, "one")},
+        [("c", {"queue": Queue(name_of(broker, "two"))}), ("d", {"priority": 3})],
+        lambda *args, **kwargs: None,
+    )
+    send(broker, name_of(broker, "routed"), 2)
+    wait_for(broker, {"tasks": 0, "routed": 2, "one": 0, "two": 0})
+
+
+def test_queue_lengths__nothing_is_declared(broker: Broker) -> None:
+    broker.app.conf.task_queues = [Queue(name_of(broker, "none"))]
+    lengths(broker)
+    with connected(broker) as connection:
+        if broker.kind == "redis":
+            assert connection.default_channel.client.keys("*") == []
+        elif broker.kind == "amqp":
+            with pytest.raises(connection.channel_errors, match="404"):
+                connection.channel().queue_declare(name_of(broker, "none"), passive=True)
+
+
+def test_queue_lengths__queues_that_the_process_has_sent_to__not_of_the_configuration(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    send(broker, name_of(broker, "one"))
+    assert lengths(broker) == {"tasks": 0}
+
+
+def test_queue_lengths__mapping_and_broadcast__names_without_the_random_one(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    broker.app.conf.task_queues = {
+        name_of(broker, "one"): {"exchange": "x"},
+        "alias": Queue(name_of(broker, "two")),
+        "all": Broadcast("all"),
+    }
+    assert lengths(broker) == {"one": 0, "two": 0}
+
+
+def test_queue_lengths__priorities_on_redis__all_counted(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    for priority in (0, 3, 6, 9):
+        send(broker, name_of(broker, "tasks"), priority=priority)
+    assert lengths(broker) == {"tasks": 4}
+
+
+def test_queue_lengths__another_kind_of_value_on_redis__left_out(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    with connected(broker) as connection:
+        connection.default_channel.client.set(name_of(broker, "tasks"), "text")
+    assert lengths(broker) == {}
+
+
+def test_queue_lengths__refused_by_rabbitmq__left_out(make_broker: MakeBroker) -> None:
+    broker = make_broker("amqp")
+    own = Queue(name_of(broker, "own"), exclusive=True)
+    broker.app.conf.task_queues = [own, Queue(name_of(broker, "none"))]
+    with connected(broker) as connection:
+        own(connection.default_channel).queue_declare()
+        assert lengths(broker) == {"none": 0}
+
+
+def test_queue_lengths__too_many__the_first_100(make_broker: MakeBroker) -> None:
+    broker = make_broker()
+    broker.app.conf.task_queues = [Queue(name_of(broker, f"{n:03}")) for n in range(120)]
+    assert list(lengths(broker, within=30)) == [f"{n:03}" for n in range(100)]
+
+
+def test_queue_lengths__no_time_left__none(make_broker: MakeBroker) -> None:
+    assert lengths(make_broker(), within=0) == {}
+
+
+def test_take_snapshot__queues_asked_for__beside_whole_answers(broker: Broker) -> None:
+    broker.app.conf.task_queues = [
+        Queue(name_of(broker, "none")),
+        Queue(name_of(broker, "one")),
+    ]
+    broker.fleet("one@h")
+    send(broker, name_of(broker, "one"), 2)
+    wait_for(broker, {"none": 0, "one": 2})
+    for _ in range(2):  # on a new connection, and on the kept one
+        snapshot = take_snapshot(Question(queues=True), Options(broker.app, timeout=2, deadline=8))
+        assert all(snapshot.answers[field] is not None for field in FIELDS)
+        assert snapshot.queues == {name_of(broker, "none"): 0, name_of(broker, "one"): 2}
+
+
+def test_take_snapshot__queues_not_asked_for__none(make_broker: MakeBroker) -> None:
+    snapshot = take_snapshot(Question(), Options(make_broker().app))
+    assert snapshot.queues is None
+
+
+def test_metrics__backlog_behind_a_busy_worker__the_length_of_the_queue(
+    make_broker: MakeBroker, use: Callable[[Broker], Broker], api: APIClient
+) -> None:
+    broker = use(make_broker(worker_prefetch_multiplier=1))
+    broker.fleet("one@h")
+    for _ in range(5):
+        broker.send(seconds=600)
+    sample = f'celery_queue_length{{queue_name="{broker.namespace}.tasks"}} '
+
+    def length() -> float:
+        text = api.get(f"{URL}?format=openmetrics").content.decode()
+        return float(text.partition(sample)[2].partition("\n")[0])
+
+    # One is running and one is reserved.
+    wait_until(lambda: length() == 3)
+
+
+def test_json_and_narrowed_page__no_queue_is_looked_at(
+    make_broker: MakeBroker,
+    use: Callable[[Broker], Broker],
+    api: APIClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(make_broker())
+    looked: list[Any] = []
+    monkeypatch.setattr(
+        "celery_stats.control.snapshot.queue_lengths",
+        lambda *args, **kwargs: looked.append(args) or {},
+    )
+    assert list(api.get(URL).json()) == list(FIELDS)
+    api.get(f"{URL}?format=html&field=stats")
+    assert looked == []
+    api.get(f"{URL}?format=html")
+    assert len(looked) == 1
+
+
+class TestPage:
+    @pytest.fixture
+    def shown(
+        self, api: APIClient, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[dict[str, int] | None], str]:
+        """The page's text for queues and no worker."""
+
+        def show(queues: dict[str, int] | None) -> str:
+            report = Report(dict.fromkeys(FIELDS), {}, datetime.now(timezone.utc), 0.1, queues)
+            monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+            response = api.get(f"{URL}?format=html")
+            assert response.status_code == 200
+            return " ".join(response.content.decode().split())
+
+        return show
+
+    def test_queues__the_longest_first(self, shown: Callable[..., str]) -> None:
+        html = shown({"b": 0, "a": 0, "mail": 1234})
+        cells = re.findall(r'class="clip">([^<]*)<.*?class="n">([^<]*)</td>', html)
+        assert cells == [("mail", "1,234"), ("a", "0"), ("b", "0")]
+
+    def test_odd_name__escaped_and_cut(self, shown: Callable[..., str]) -> None:
+        html = shown({f"<script>{'x' * 10_000}": 1})
+        assert "<script>x" not in html
+        assert f"&lt;script&gt;{'x' * 191}…<" in html
+        assert len(html) < 20_000
+
+    def test_not_asked_for__no_section(self, shown: Callable[..., str]) -> None:
+        assert 'id="queues"' not in shown(None)
