@@ -14,7 +14,10 @@ from tests.accounts.models import User
 from tests.support import AMQP_URL, Broker, RedisServer
 
 #: The files that take longest, which therefore begin first.
-LONGEST = ("dropin", "snapshot", "browser", "command", "demo", "clients", "faults", "hostile")
+LONGEST = (
+    *("dropin", "snapshot", "browser", "setting_up", "command", "demo", "clients"),
+    *("faults", "hostile"),
+)
 
 KINDS = ("redis", "filesystem", "amqp")
 

@@ -127,7 +127,12 @@ def test_schema__camelizing_hook__as_on_the_wire(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook = "drf_spectacular.contrib.djangorestframework_camel_case.camelize_serializer_fields"
-    monkeypatch.setattr(spectacular_settings, "POSTPROCESSING_HOOKS", [import_string(hook)])
+
+    def mark(result: Any, **kwargs: Any) -> Any:
+        result["components"]["schemas"]["CeleryTask"]["x-team"] = "shop"
+        return result
+
+    monkeypatch.setattr(spectacular_settings, "POSTPROCESSING_HOOKS", [import_string(hook), mark])
 
     class Other(serializers.Serializer[Any]):
         one_two = serializers.CharField()
@@ -142,6 +147,8 @@ def test_schema__camelizing_hook__as_on_the_wire(
     components = generate(tmp_path)["components"]["schemas"]
     # The hook has run; this endpoint's renderer does not camelize.
     assert list(components.pop("Other")["properties"]) == ["oneTwo"]
+    # Other hooks may add what they like.
+    assert components["CeleryTask"].pop("x-team") == "shop"
     assert components == load()["components"]["schemas"]
 
 

@@ -7,12 +7,15 @@ a fork of it. Its standard output tells the process id. It ends with its input.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
 import signal
 import sys
 from typing import Any
+
+PR_SET_PDEATHSIG = 1
 
 #: What a worker imports, apart from the app: that is made when its environment is set.
 MODULES = (
@@ -42,6 +45,8 @@ def main() -> None:
 def become_worker(args: list[str], log: str, env: dict[str, str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
+    # Linux: die with the server, and so with tests that are killed.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.write(1, f"{os.getpid()}\n".encode())
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for number, fd in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
