@@ -17,6 +17,9 @@ MAX_NAME = 100
 #: Named credentials that are masked one by one in a text. What follows after that many is masked
 #: as a whole: a text of megabytes that consists of them would keep the process busy.
 MAX_FOUND = 1000
+#: Characters of the texts in one answer that are searched, which takes up to a second for each
+#: two million. Texts after that are masked as a whole unless they hold no sign of a credential.
+MAX_EXAMINED = 5_000_000
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
 
@@ -160,7 +163,7 @@ _PAIR_FOLLOWS = re.compile(r"[^;&\n]{0,200};\s?[\w ]{1,50}=")
 
 
 class Finder:
-    """Masks the credentials in text."""
+    """Masks the credentials in the texts of one answer."""
 
     def __init__(
         self, is_secret: Callable[[str], bool], substitute: str, *, by_stem: bool
@@ -174,16 +177,25 @@ class Finder:
         """
         self.is_secret = is_secret
         self.substitute = substitute
+        self._left = MAX_EXAMINED
         self._named = _NAMED_BY_STEM if by_stem else _NAMED
         self._signs = _SIGNS if by_stem else _ANY_SIGNS
 
     def mask(self, text: str) -> str:
         """Return the text without the credentials that can be recognised in it."""
-        if "@" in text and ":" in text:
+        has_userinfo = "@" in text and ":" in text
+        has_run = _RUN.search(text)
+        has_sign = self._signs.search(text.lower())
+        if not (has_userinfo or has_run or has_sign):
+            return text
+        self._left -= len(text)
+        if self._left < 0:
+            return self.substitute
+        if has_userinfo:
             text = self._mask_userinfo(text)
-        if _RUN.search(text):
+        if has_run:
             text = _TOKENS.sub(lambda match: self.substitute, text)
-        if not self._signs.search(text.lower()):
+        if not has_sign:
             return text
         if "PRIVATE KEY" in text:
             text = _PRIVATE_KEY.sub(lambda match: self.substitute, text)
@@ -231,7 +243,7 @@ class Finder:
             position = max(position, end)
             if start == end or _NOTHING.match(text, start):
                 continue
-            if match["comma"] and not _AFTER_PAIR.match(text, end):
+            if match["comma"] and not _is_pair(text, start, end):
                 position = match.end()
                 continue
             if len(parts) >= 2 * MAX_FOUND:
@@ -259,6 +271,16 @@ def _has_value(text: str, match: re.Match[str]) -> bool:
         return True
     # Without a space: "X-Api-Key:abc" is, "session:token:1" and "key:1" are not.
     return not is_vague and text[max(start - 1, 0) : start] not in (":", "/")
+
+
+def _is_pair(text: str, start: int, end: int) -> bool:
+    """Whether a value after a comma ends what its name began.
+
+    In doubt it does: where it is in brackets, and where it is that long. To look for names again
+    in what was read once would take a time that grows with the square of the text.
+    """
+    in_brackets = text[start : start + 1] in ("{", "[", "(")
+    return in_brackets or end - start > 1000 or _AFTER_PAIR.match(text, end) is not None
 
 
 def _value(text: str, match: re.Match[str]) -> tuple[int, int]:
