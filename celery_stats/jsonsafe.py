@@ -54,6 +54,10 @@ class Converter:
     as decoding and writing the whole answer, see ``benchmarks/conversion.py``.
     """
 
+    #: Whether ``text`` is asked about text without a colon, too, if it is long or has a space
+    #: or an equals sign.
+    every_text = False
+
     def __init__(
         self, *, inside: Mapping[str, Converter] | None = None, path: set[int] | None = None
     ) -> None:
@@ -70,7 +74,7 @@ class Converter:
         self._known_keys: set[str] = set()
 
     def text(self, value: str) -> str:
-        """Convert text that has a colon or is not ASCII; other text is passed on."""
+        """Convert text that has a colon or is not ASCII; see ``every_text`` for other text."""
         return value if value.isascii() else _utf8(value)
 
     def other(self, value: object) -> str:
@@ -106,7 +110,8 @@ class Converter:
         if kind is list:
             return self.sequence(value, level, id(value))
         if kind is str:
-            return value if value.isascii() and ":" not in value else self.text(value)
+            skip = value.isascii() and ":" not in value and not self.every_text
+            return value if skip else self.text(value)
         if kind is int:
             return value if -_LONG < value < _LONG else _integer(value)
         if value is None or kind is bool:
@@ -134,12 +139,17 @@ class Converter:
         if identity in self._path:
             return CYCLIC
         on_path = False
+        colons_only = not self.every_text
         source = value if self._known_keys.issuperset(value) else self.keys(value)
         result = source
         for key, item in source.items():
             kind = type(item)
             if kind is str:
-                if item.isascii() and ":" not in item:
+                if (
+                    item.isascii()
+                    and ":" not in item
+                    and (colons_only or (len(item) < 20 and "=" not in item and " " not in item))
+                ):
                     continue
                 converted = self.text(item)
             elif item is None or kind is bool or (kind is int and -_LONG < item < _LONG):
@@ -169,11 +179,16 @@ class Converter:
         if identity in self._path:
             return CYCLIC
         on_path = False
+        colons_only = not self.every_text
         result = value
         for index, item in enumerate(value):
             kind = type(item)
             if kind is str:
-                if item.isascii() and ":" not in item:
+                if (
+                    item.isascii()
+                    and ":" not in item
+                    and (colons_only or (len(item) < 20 and "=" not in item and " " not in item))
+                ):
                     continue
                 converted = self.text(item)
             elif kind is int and -_LONG < item < _LONG:
