@@ -338,7 +338,13 @@ def test_recipe__probe_from_cron(project: Project, worker: str, broker_url: str)
 
     assert at_the_hour() == ""
     project.configure(f"CELERY_BROKER_URL = {broker_url.replace('/999', '/998')!r}")
-    assert at_the_hour() == "mail -s Celery workers ops@example.com\nNo worker answered.\n"
+    assert at_the_hour().splitlines() == [
+        "mail -s Celery workers ops@example.com",
+        "No worker answered.",
+        "",
+        "Queue   Waiting",
+        "celery        0",
+    ]
     project.configure('CELERY_BROKER_URL = "redis://127.0.0.1:1/0"')
     assert "No snapshot: BrokerUnavailable" in at_the_hour()
 
