@@ -74,7 +74,7 @@ class _Families(Collector):
         self._omitted = 0
 
     def collect(self) -> Iterator[Metric]:
-        data, missing = self._report.data, self._report.missing
+        data, missing = self._report.answers, self._report.missing
         answered = sorted({*chain.from_iterable(replies or () for replies in data.values())})
         silent = sorted(set(missing).difference(answered))
         names = dict(self._labelled([*answered, *silent], MAX_NAMES))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import chain
 from typing import Any
 
 from django.utils.timezone import localtime
 
+from .report import Report
 from .task_rows import ID_LENGTH, Answer, TaskList, look_ups, task_lists
 from .words import (
     CELL,
@@ -178,22 +178,14 @@ HEADINGS = {
 }
 
 
-def page(
-    answer: Answer,
-    missing: Mapping[str, Sequence[str]],
-    taken_at: datetime,
-    elapsed: float,
-    task_ids: Sequence[str],
-) -> dict[str, Any]:
-    """The context for an answer.
+def page(report: Report, task_ids: Sequence[str]) -> dict[str, Any]:
+    """The context for a report.
 
     Args:
-        answer: The six keys, each None or worker -> reply.
-        missing: Worker -> the fields that it did not answer.
-        taken_at: When the snapshot was taken, aware.
-        elapsed: What it took, in seconds.
-        task_ids: The task ids that were asked for.
+        report: what the workers answered.
+        task_ids: the task ids that were asked for.
     """
+    answer, missing = report.answers, report.missing
     names = sorted({*chain.from_iterable(replies or () for replies in answer.values())})
     absent = missing.keys() - set(names)
     workers = cut(names, WORKERS_SHOWN)
@@ -204,8 +196,8 @@ def page(
         state = "missing" if absent else "partial"
     else:
         state = "complete"
-    tasks = task_lists(answer, taken_at)
-    local = localtime(taken_at)
+    tasks = task_lists(answer, report.taken_at)
+    local = localtime(report.taken_at)
     return {
         "state": state,
         "heading": HEADINGS[state],
@@ -220,10 +212,11 @@ def page(
             "clock": f"{local:%H:%M:%S}",
             "shown": f"{local:%Y-%m-%d %H:%M:%S %Z}",
         },
-        "elapsed": f"{elapsed * 1000:,.{0 if elapsed >= 0.01 else 1}f}",
+        "elapsed": f"{report.elapsed * 1000:,.{0 if report.elapsed >= 0.01 else 1}f}",
         "totals": list(totals(answer, tasks)),
         "workers": workers._replace(items=rows),
         "tasks": tasks,
+        "queues": queue_rows(report.queues),
         "look_ups": look_ups(task_ids, answer),
         "task_id": task_ids[0] if task_ids else "",
         "id_length": ID_LENGTH,

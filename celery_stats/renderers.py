@@ -15,15 +15,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from .page import about, page, queue_rows, refusal, unavailable
+from .page import about, page, refusal, unavailable
 from .report import Report
 
 
-class SharedJSONRenderer(JSONRenderer):
-    """REST framework's JSON, made once for all the callers who share an answer.
-
-    Besides the time, this spares a process of many threads as many copies of the body.
-    """
+class ReportJSONRenderer(JSONRenderer):
+    """A report as JSON, written once for all the callers who share it."""
 
     def render(
         self,
@@ -31,15 +28,11 @@ class SharedJSONRenderer(JSONRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """Return the data as JSON; but for its indentation, callers have no say in its form."""
+        """Return the data as JSON: a report, an error, or the answer to OPTIONS."""
         context = dict(renderer_context or {})
-        report: Report | None = getattr(context.get("view"), "snapshot", None)
-        # An error, or the answer of a subclass of the view, is nobody else's.
-        bodies = report.bodies if report is not None and report.data is data else {}
-        indent = self.get_indent(accepted_media_type or "", context)
-        if indent not in bodies:
-            bodies[indent] = super().render(data, accepted_media_type, context)
-        return bodies[indent]
+        if isinstance(data, Report):
+            return data.json(self.get_indent(accepted_media_type or "", context))
+        return super().render(data, accepted_media_type, context)
 
 
 class PageRenderer(BaseRenderer):
@@ -70,22 +63,14 @@ class PageRenderer(BaseRenderer):
         self, data: Any, request: Request, response: Response, view: Any
     ) -> tuple[str, dict[str, Any]]:
         """The template's name, and what it shows."""
-        report: Report | None = getattr(view, "snapshot", None)
         query = request.query_params
         if response.status_code == 503:
             return "page.html", {**unavailable(), "json_link": json_link(request)}
         if response.exception:
             return "message.html", refusal(data, response.status_code, view.visitor_name)
-        if report is None:
+        if not isinstance(data, Report):
             return "message.html", about(data)
-        context = page(
-            answer=data,
-            missing=report.missing,
-            taken_at=report.taken_at,
-            elapsed=report.elapsed,
-            task_ids=query.getlist("task_id"),
-        )
-        context["queues"] = queue_rows(report.queues)
+        context = page(data, query.getlist("task_id"))
         narrowed = "worker" in query or "field" in query
         return "page.html", {**context, "narrowed": narrowed, "json_link": json_link(request)}
 
@@ -156,10 +141,9 @@ class OpenMetricsRenderer(BaseRenderer):
         """The metrics of an answer; anything else, such as an error, as lines of plain text."""
         renderer_context = renderer_context or {}
         response: Response = renderer_context["response"]
-        report: Report | None = getattr(renderer_context["view"], "snapshot", None)
-        if report is not None and report.data is data:
+        if isinstance(data, Report):
             response.headers["Content-Type"] = self.content_type
-            return self.text(report)
+            return self.text(data)
         response.headers["Content-Type"] = "text/plain; charset=utf-8"
         said = data.items() if isinstance(data, Mapping) else [("detail", data)]
         lines = [

@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
-from typing import Any
 
 from .conf import Conf
 from .control.broker import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
 from .control.question import CeleryApp, Options, Question
-from .control.snapshot import take_snapshot
+from .control.snapshot import Snapshot, take_snapshot
 from .jsonsafe import jsonsafe
 from .redaction import mask, safe_error
-from .sharing import Sharing
+from .sharing import SingleFlight
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Report:
-    """What is answered to a question.
+class Report(Snapshot):
+    """A snapshot as callers may see it: JSON-safe, and masked as the settings say.
 
-    Shared between the callers that asked it together, so nobody may change it.
-
-    Attributes:
-        data: the six keys in order, JSON-safe and masked as the settings say.
-        missing: worker name to the fields that it did not answer.
-        taken_at: when the workers were asked, in UTC.
-        elapsed: seconds from the call to the end of listening.
-        queues: queue name to the messages that wait in it; None where they were not asked for.
-        bodies: the data as JSON, by its indentation, once somebody has asked for it.
+    Shared between the callers that asked the same question together, so nobody may change it.
     """
 
-    data: dict[str, Any]
-    missing: Mapping[str, tuple[str, ...]]
-    taken_at: datetime
-    elapsed: float
-    queues: Mapping[str, int] | None = None
-    bodies: dict[int | None, bytes] = field(default_factory=dict, repr=False, compare=False)
+    _bodies: dict[int | None, bytes] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def json(self, indent: int | None = None) -> bytes:
+        """Return the answers as REST framework writes JSON.
+
+        Written once for each indentation: callers who share a report would otherwise hold as
+        many copies of its body in memory.
+
+        Args:
+            indent: spaces for each level; None for the compact form.
+        """
+        # Imported here, because the command as a probe has no use for it.
+        from rest_framework.renderers import JSONRenderer
+
+        if indent not in self._bodies:
+            self._bodies[indent] = JSONRenderer().render(self.answers, None, {"indent": indent})
+        return self._bodies[indent]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class ReportOptions(Options):
             raise
 
 
-_sharing: Sharing[Report] = Sharing()
+_single_flight: SingleFlight[Report] = SingleFlight()
 
 
 def reason(exc: BaseException) -> str:
@@ -100,14 +102,14 @@ def get_report(question: Question, options: ReportOptions) -> Report:
         CeleryStatsError: no snapshot could be taken; the cause has been logged.
     """
     work = partial(_take, question, options)
-    return _sharing.get((question, options), work, deadline=options.deadline)
+    return _single_flight.get((question, options), work, deadline=options.deadline)
 
 
 def _take(question: Question, options: ReportOptions, remaining: float) -> Report:
     """Take a snapshot and make it fit to be seen. Depends on its arguments alone: see the key."""
     try:
         snapshot = take_snapshot(question, options, remaining=remaining)
-        data = mask(snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments)
+        return _fit_to_be_seen(snapshot, options)
     except CeleryStatsError as exc:
         logger.warning("No snapshot: %s", reason(exc))
         raise
@@ -119,6 +121,16 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
         frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
         logger.error("No snapshot, unexpectedly: %s%s", reason(exc), frames)
         raise SnapshotFailed(type(exc).__name__) from None
-    # By the names that stand in the data: a worker's may hold what UTF-8 cannot carry.
-    missing = {jsonsafe(worker): fields for worker, fields in snapshot.missing.items()}
-    return Report(data, missing, snapshot.taken_at, snapshot.elapsed, jsonsafe(snapshot.queues))
+
+
+def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
+    return Report(
+        answers=mask(
+            snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments
+        ),
+        # Under the names that the answers have: a worker's may hold what UTF-8 cannot carry.
+        missing={jsonsafe(worker): fields for worker, fields in snapshot.missing.items()},
+        taken_at=snapshot.taken_at,
+        elapsed=snapshot.elapsed,
+        queues=jsonsafe(snapshot.queues),
+    )

@@ -1,7 +1,8 @@
-"""Single flight: callers who ask the same at the same time share one piece of work.
+"""Single flight: callers who ask the same question at the same time share one snapshot.
 
-Each piece runs in a thread of its own. Whatever it hangs in (a name server, a TLS
-handshake, a transport that knows no time-out), its callers are answered in time.
+A caller gets the result of a run that began after its call, so what it is told is never older
+than its request. Each run has a thread of its own: whatever a run hangs in (a name server, a TLS
+handshake, a transport without time-outs), its callers are answered in time.
 """
 
 from __future__ import annotations
@@ -25,29 +26,27 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds beyond its deadline that a caller waits: for the thread to wake up and for
-#: callers who joined late to get a snapshot of their own.
+#: Seconds beyond its deadline that a caller waits: time for the thread to wake up, and the least
+#: that a run gets whose callers have used up their deadline by waiting for the run before it.
 GRACE = 0.5
 
-#: Flights at the same time in a process. Whoever asks something else waits for a place, and
-#: gives up at the deadline.
-MAX_FLIGHTS = 8
+#: Runs at the same time in a process. A caller with one more question waits until a run ends,
+#: and gets an error at its deadline.
+MAX_RUNS = 8
 
-#: Threads at the same time in a process, those of overdue flights included.
+#: Threads at the same time in a process, those of overdue runs included.
 MAX_THREADS = 32
 
 
-class _Flight(Generic[T]):
-    """One run of the work; made by its first caller, who sets the deadline."""
+class _Run(Generic[T]):
+    """One run of the work; made by its first caller, whose deadline it has."""
 
     def __init__(self, work: Callable[[float], T], deadline: float) -> None:
         self.ends = time.monotonic() + deadline
         self.result: Future[T] = Future()
         self._work = work
 
-    def run(self) -> None:
-        # A caller that waited for the flight before this one has used up some of its
-        # time; the grace is what is left to it at the least.
+    def execute(self) -> None:
         remaining = max(self.ends - time.monotonic(), GRACE)
         error: CeleryStatsError = SnapshotFailed("interrupted")
         try:
@@ -55,7 +54,7 @@ class _Flight(Generic[T]):
         except CeleryStatsError as exc:
             error = exc
         finally:
-            # However the work ends, SystemExit and KeyboardInterrupt included.
+            # Callers get an error even if the work ends with SystemExit or KeyboardInterrupt.
             if not self.result.done():
                 self.result.set_exception(error)
 
@@ -64,18 +63,18 @@ class _Flight(Generic[T]):
         return time.monotonic() > self.ends + GRACE
 
 
-class Sharing(Generic[T]):
-    """At most one flight for a key at any time; whoever comes meanwhile shares the next."""
+class SingleFlight(Generic[T]):
+    """At most one run for a key at any time; callers who come meanwhile share the next one."""
 
     def __init__(self) -> None:
-        self._start_afresh()
-        # A fork copies the lock and the flights, but not the threads that run them.
-        os.register_at_fork(after_in_child=self._start_afresh)
+        self._reset()
+        # A fork copies the lock and the runs, but not the threads that execute them.
+        os.register_at_fork(after_in_child=self._reset)
 
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._flying: dict[Hashable, _Flight[T]] = {}
-        self._waiting: dict[Hashable, _Flight[T]] = {}  # in the order of arrival
+        self._running: dict[Hashable, _Run[T]] = {}
+        self._waiting: dict[Hashable, _Run[T]] = {}  # in the order of arrival
         self._threads = 0
 
     def get(self, key: Hashable, work: Callable[[float], T], *, deadline: float) -> T:
@@ -87,62 +86,61 @@ class Sharing(Generic[T]):
             deadline: seconds from now after which the caller gives up.
 
         Raises:
-            CeleryStatsError: what the run raised, BrokerUnavailable if it did not end
-                in time.
+            CeleryStatsError: what the run raised; BrokerUnavailable if it did not end in time.
         """
         with self._lock:
-            flight = self._waiting.get(key)
-            if flight is None:
-                flight = self._waiting[key] = _Flight(work, deadline)
-                self._start_those_waiting()
+            run = self._waiting.get(key)
+            if run is None:
+                run = self._waiting[key] = _Run(work, deadline)
+                self._start_waiting_runs()
         try:
-            return flight.result.result(deadline + GRACE)
+            return run.result.result(deadline + GRACE)
         except FutureTimeout:
             with self._lock:
-                if self._waiting.get(key) is flight and flight.overdue:
+                if self._waiting.get(key) is run and run.overdue:
                     del self._waiting[key]
             message = f"no snapshot within {deadline + GRACE:g} s"
             logger.warning("Gave up waiting: %s", message)
             raise BrokerUnavailable(message) from None
         except CeleryStatsError as exc:
-            # One exception for each caller: raising adds to its traceback.
+            # Each caller gets an exception of its own, because raising adds to its traceback.
             error = type(exc)(*exc.args)
             error.urls = exc.urls
             raise error from exc
 
-    def _start_those_waiting(self) -> None:
-        """Start the flights that there is room for; the lock is held."""
-        for key, flight in list(self._waiting.items()):
-            flying = self._flying.get(key)
-            if flying is not None and not flying.overdue:
+    def _start_waiting_runs(self) -> None:
+        """Start the waiting runs that there is room for. The lock is held by the caller."""
+        for key, run in list(self._waiting.items()):
+            before = self._running.get(key)
+            if before is not None and not before.overdue:
                 continue
-            in_time = sum(not other.overdue for other in self._flying.values())
-            if in_time >= MAX_FLIGHTS or self._threads >= MAX_THREADS:
+            in_time = sum(not other.overdue for other in self._running.values())
+            if in_time >= MAX_RUNS or self._threads >= MAX_THREADS:
                 return
             del self._waiting[key]
-            self._start(key, flight)
+            self._start(key, run)
 
-    def _start(self, key: Hashable, flight: _Flight[T]) -> None:
+    def _start(self, key: Hashable, run: _Run[T]) -> None:
         thread = threading.Thread(
-            target=self._fly, args=(key, flight), name="celery-stats", daemon=True
+            target=self._execute, args=(key, run), name="celery-stats", daemon=True
         )
-        self._flying[key] = flight
+        self._running[key] = run
         self._threads += 1
         try:
             thread.start()
-        except RuntimeError as exc:  # the system has no thread left for us
+        except RuntimeError as exc:  # The system has no thread left.
             logger.error("No snapshot: %s", exc)
             self._threads -= 1
-            del self._flying[key]
-            flight.result.set_exception(SnapshotFailed("no thread"))
+            del self._running[key]
+            run.result.set_exception(SnapshotFailed("no thread"))
 
-    def _fly(self, key: Hashable, flight: _Flight[T]) -> None:
+    def _execute(self, key: Hashable, run: _Run[T]) -> None:
         try:
-            flight.run()
+            run.execute()
         finally:
             with self._lock:
                 self._threads -= 1
-                # Not so where it was overdue: another flight has taken its place by now.
-                if self._flying.get(key) is flight:
-                    del self._flying[key]
-                self._start_those_waiting()
+                # An overdue run has been replaced by the next one of its key.
+                if self._running.get(key) is run:
+                    del self._running[key]
+                self._start_waiting_runs()

@@ -36,9 +36,9 @@ from .renderers import (
     METRICS_RENDERERS,
     OpenMetricsRenderer,
     PageRenderer,
-    SharedJSONRenderer,
+    ReportJSONRenderer,
 )
-from .report import Report, ReportOptions, get_report
+from .report import ReportOptions, get_report
 from .schema import DESCRIPTION, SUMMARY, published
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class CeleryStatsView(APIView):
     name = SUMMARY
     description = DESCRIPTION
 
-    renderer_classes = (SharedJSONRenderer, PageRenderer, *METRICS_RENDERERS)
+    renderer_classes = (ReportJSONRenderer, PageRenderer, *METRICS_RENDERERS)
     # The project's versions are those of its own API: the namespace is none of them.
     versioning_class = None
 
@@ -106,9 +106,6 @@ class CeleryStatsView(APIView):
 
     #: Whom Django takes the visitor for; REST framework puts its own verdict in that place.
     _visitor: Any = None
-
-    #: What was answered, for the page.
-    snapshot: Report | None = None
 
     #: What is wrong with the settings of the authentication.
     _wrong_setting: WrongSetting | None = None
@@ -219,6 +216,5 @@ class CeleryStatsView(APIView):
             report = get_report(question, options)
         except CeleryStatsError as exc:
             raise ServiceUnavailable from exc
-        self.snapshot = report
         headers = {MISSING_HEADER: missing_header(report.missing)} if report.missing else None
-        return Response(report.data, headers=headers)
+        return Response(report, headers=headers)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -46,9 +46,11 @@ class Elements(HTMLParser):
         return " ".join(self.texts)
 
 
-def context(answer: dict[str, Any], **options: Any) -> dict[str, Any]:
-    given = {"missing": {}, "taken_at": NOW, "elapsed": 0.0123, "task_ids": [], **options}
-    return page.page(answer={**EMPTY, **answer}, **given)
+def context(
+    answer: dict[str, Any], task_ids: Sequence[str] = (), **options: Any
+) -> dict[str, Any]:
+    given = {"missing": {}, "taken_at": NOW, "elapsed": 0.0123, **options}
+    return page.page(Report({**EMPTY, **answer}, **given), task_ids)
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ class TestOptions:
         def get(key: Any, work: Any, *, deadline: float) -> None:
             asked.append((key, work.func, work.args, work.keywords, deadline))
 
-        monkeypatch.setattr(report._sharing, "get", get)
+        monkeypatch.setattr(report._single_flight, "get", get)
         options = ReportOptions("tests.celery_app:app", 1.0, 2.0, redact=False)
         report.get_report(Question(), options)
         key = (Question(), options)

@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 from celery_stats import sharing
 from celery_stats.control.exceptions import BrokerUnavailable, CeleryStatsError, SnapshotFailed
 from celery_stats.control.question import FIELDS
-from celery_stats.sharing import Sharing
+from celery_stats.sharing import SingleFlight
 from tests.accounts.models import User
 from tests.support import Broker, Mailbox, RedisServer, wait_until
 
@@ -69,8 +69,8 @@ def work() -> Iterator[Work]:
 
 
 @pytest.fixture
-def shared() -> Sharing[int]:
-    return Sharing()
+def shared() -> SingleFlight[int]:
+    return SingleFlight()
 
 
 @pytest.fixture
@@ -79,20 +79,22 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
-def waiting(shared: Sharing[int]) -> int:
+def waiting(shared: SingleFlight[int]) -> int:
     """How many callers the run after this one has, as far as the lock tells."""
     return len(shared._waiting)
 
 
 class TestGet:
-    def test_alone__runs_at_once_and_not_again(self, shared: Sharing[int], work: Work) -> None:
+    def test_alone__runs_at_once_and_not_again(
+        self, shared: SingleFlight[int], work: Work
+    ) -> None:
         work.end(2)
         assert shared.get("key", work, deadline=5) == 1
         assert shared.get("key", work, deadline=5) == 2
         assert all(4 < seconds <= 5 for seconds in work.remaining)
 
     def test_while_one_is_in_flight__the_others_share_the_next(
-        self, shared: Sharing[int], work: Work, callers: ThreadPoolExecutor
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
     ) -> None:
         first = callers.submit(shared.get, "key", work, deadline=10)
         work.wait_for_run(1)
@@ -115,7 +117,7 @@ class TestGet:
         assert work.most_at_once == 1
 
     def test_without_pause__never_two_at_once_and_no_old_news(
-        self, shared: Sharing[int], callers: ThreadPoolExecutor
+        self, shared: SingleFlight[int], callers: ThreadPoolExecutor
     ) -> None:
         running: list[int] = []
 
@@ -134,7 +136,7 @@ class TestGet:
         assert all(f.result() for f in [callers.submit(ask) for _ in range(2000)])
 
     def test_other_key__does_not_wait(
-        self, shared: Sharing[int], work: Work, callers: ThreadPoolExecutor
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
     ) -> None:
         futures = [callers.submit(shared.get, key, work, deadline=10) for key in "abc"]
         work.wait_for_run(3)
@@ -143,7 +145,7 @@ class TestGet:
         assert sorted(future.result() for future in futures) == [1, 2, 3]
 
     def test_time_already_waited__is_taken_from_the_run(
-        self, shared: Sharing[int], work: Work, callers: ThreadPoolExecutor
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
     ) -> None:
         first = callers.submit(shared.get, "key", work, deadline=10)
         work.wait_for_run(1)
@@ -158,7 +160,7 @@ class TestGet:
 
 class TestBounds:
     def test_many_different_questions__eight_at_once_and_the_others_in_turn(
-        self, shared: Sharing[int], work: Work
+        self, shared: SingleFlight[int], work: Work
     ) -> None:
         with ThreadPoolExecutor(40) as callers:
             futures = [callers.submit(shared.get, key, work, deadline=20) for key in range(40)]
@@ -168,7 +170,7 @@ class TestBounds:
         assert work.most_at_once == 8
 
     def test_no_place_within_the_deadline__an_error(
-        self, shared: Sharing[int], work: Work, callers: ThreadPoolExecutor
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
     ) -> None:
         busy = [callers.submit(shared.get, key, work, deadline=20) for key in range(8)]
         work.wait_for_run(8)
@@ -179,7 +181,7 @@ class TestBounds:
         assert len(work.begun) == 8
 
     def test_runs_that_hang__32_threads_at_the_most(
-        self, shared: Sharing[int], work: Work
+        self, shared: SingleFlight[int], work: Work
     ) -> None:
         with ThreadPoolExecutor(40) as callers:
             futures = [callers.submit(shared.get, key, work, deadline=0.1) for key in range(8)]
@@ -195,7 +197,7 @@ class TestBounds:
 
 class TestErrors:
     def test_error__to_everyone_with_an_exception_of_his_own(
-        self, shared: Sharing[int], work: Work, callers: ThreadPoolExecutor
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
     ) -> None:
         work.raises = error = BrokerUnavailable("it is gone")
         first = callers.submit(shared.get, "key", work, deadline=10)
@@ -212,7 +214,7 @@ class TestErrors:
     @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(3), ZeroDivisionError()])
     def test_anything_else__an_error_and_nobody_is_stuck(
         self,
-        shared: Sharing[int],
+        shared: SingleFlight[int],
         work: Work,
         callers: ThreadPoolExecutor,
         raised: BaseException,
@@ -230,7 +232,7 @@ class TestErrors:
         assert second.result(5) == 2
 
     def test_no_thread_to_be_had__an_error_and_the_next_is_served(
-        self, shared: Sharing[int], work: Work, monkeypatch: pytest.MonkeyPatch
+        self, shared: SingleFlight[int], work: Work, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def start(thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
@@ -246,7 +248,7 @@ class TestErrors:
 class TestHanging:
     def test_run_that_hangs__callers_go_in_time_and_later_ones_are_served(
         self,
-        shared: Sharing[int],
+        shared: SingleFlight[int],
         work: Work,
         callers: ThreadPoolExecutor,
         caplog: pytest.LogCaptureFixture,
@@ -274,7 +276,7 @@ class TestHanging:
         assert later.result() in (1, 2)
 
     def test_overdue_run_ends_late__leaves_its_successor_in_peace(
-        self, shared: Sharing[int], callers: ThreadPoolExecutor
+        self, shared: SingleFlight[int], callers: ThreadPoolExecutor
     ) -> None:
         ends = {"slow": threading.Event(), "quick": threading.Event()}
         begun: list[str] = []
@@ -303,7 +305,7 @@ class TestHanging:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12
 def test_after_a_fork__the_child_does_not_wait_for_the_parents_run(
-    shared: Sharing[int], work: Work, callers: ThreadPoolExecutor
+    shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
 ) -> None:
     first = callers.submit(shared.get, "key", work, deadline=20)
     work.wait_for_run(1)

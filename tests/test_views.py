@@ -226,9 +226,9 @@ class TestSharedBody:
 
         monkeypatch.setattr(JSONRenderer, "render", noted)
         bodies = [api.get(URL).content for _ in range(3)]
-        assert json.loads(bodies[0]) == shared.data
+        assert json.loads(bodies[0]) == shared.answers
         assert bodies == [bodies[0]] * 3
-        assert rendered == [shared.data]
+        assert rendered == [shared.answers]
 
     def test_indented_for_one__compact_for_the_others(
         self, api: APIClient, shared: Report
@@ -252,7 +252,7 @@ class TestSharedBody:
 
         class Names(CeleryStatsView):
             def get(self, request: Request, **kwargs: Any) -> Response:
-                return Response(sorted(super().get(request).data["stats"]))
+                return Response(sorted(super().get(request).data.answers["stats"]))
 
         request = rf.get(URL)
         force_authenticate(request, support_user)

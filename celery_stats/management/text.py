@@ -86,15 +86,13 @@ def _side_by_side(columns: Sequence[Column], row: Sequence[str], widths: Sequenc
 def lines(report: Report, question: Question, width: int) -> Iterator[Line]:
     """What people want to know; the silent workers last, next to the prompt."""
     # Imported here: what --json prints has no use for it.
-    from celery_stats.page import page, queue_rows
+    from celery_stats.page import page
 
-    context = page(
-        report.data, report.missing, report.taken_at, report.elapsed, list(question.task_ids)
-    )
+    context = page(report, question.task_ids)
     yield from _summary(context, width)
     yield from _workers(context, report, width)
     yield from _running(context, width)
-    yield from _queues(queue_rows(report.queues), width)
+    yield from _queues(context["queues"], width)
     yield from _look_ups(context, width)
     if report.missing:
         yield "", ""
@@ -132,7 +130,7 @@ def _workers(context: Mapping[str, Any], report: Report, width: int) -> Iterator
     )
     columns = [
         Column("Worker", [printable(row.name.shown) for row in rows]),
-        *(column for field, column in by_field if report.data[field] is not None),
+        *(column for field, column in by_field if report.answers[field] is not None),
     ]
     roles = [WARNING if row.owed else "" for row in rows]
     yield from _section(columns, roles, workers.note, width)

@@ -94,7 +94,7 @@ class Command(BaseCommand):
             with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
         self.say_how_to_forget(report, question)
-        if report.missing or not any(report.data.values()):
+        if report.missing or not any(report.answers.values()):
             sys.exit(INCOMPLETE)
 
     def write(
@@ -105,7 +105,7 @@ class Command(BaseCommand):
         stream: Any,
     ) -> None:
         if options["json"]:
-            self.write_json(report.data)
+            self.write_json(report.json())
             for line, _role in silent(report, question, UNLIMITED):
                 self.stderr.write(line)
         else:
@@ -128,12 +128,8 @@ class Command(BaseCommand):
         plain = os.environ.get("NO_COLOR") or not self.stdout.isatty()
         return no_style() if plain and not options["force_color"] else self.style
 
-    def write_json(self, data: Mapping[str, Any]) -> None:
+    def write_json(self, body: bytes) -> None:
         """Write the body of the HTTP answer, byte by byte, whatever the locale."""
-        # Imported here: a probe does not need it.
-        from rest_framework.renderers import JSONRenderer
-
-        body = JSONRenderer().render(data)
         buffer = getattr(self.stdout, "buffer", None)
         if buffer is None:
             self.stdout.write(body.decode(), ending="")
