@@ -25,7 +25,7 @@ from rest_framework.permissions import (
 from rest_framework.settings import api_settings
 
 from .conf import DEFAULTS, SETTING, TYPES, is_possible_time
-from .control.broker import find_app
+from .control.configuration import find_app
 from .permissions import IsSupportUser, can_be_called
 
 

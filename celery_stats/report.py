@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from .conf import Conf
-from .control.broker import find_app
+from .control.configuration import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
 from .control.question import CeleryApp, Options, Question
 from .control.snapshot import Snapshot, take_snapshot

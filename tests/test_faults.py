@@ -24,7 +24,7 @@ from kombu.transport.redis import SentinelChannel
 from rest_framework.test import APIClient
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.connection import broker_urls, configured
+from celery_stats.control.configuration import broker_urls, configured_connection
 from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.redaction import safe_error
@@ -349,7 +349,8 @@ class TestDying:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         # A ping would be sent to a broker that does not listen any more.
-        monkeypatch.setattr("celery_stats.control.snapshot._PING_AFTER", 10.0)
+        strategy = f"celery_stats.control.presence.{place.kind}"
+        monkeypatch.setattr(f"{strategy}.PING_AFTER", 10.0)
         # The trap may take its time: nothing here waits for silence.
         settings.DRF_CELERY_STATS = {**CONF, "TIMEOUT": 2.0}
         asked = f"{URL}?field=stats&worker=trap@faults"
@@ -598,7 +599,7 @@ def test_broker_urls__hold_the_password_of_the_sentinels() -> None:
         }
     )
     error = ConnectionError("No master found for 'm' : <Redis(password=p@ss word,db=0)>")
-    assert "ss word" not in safe_error(error, broker_urls(configured(app)))
+    assert "ss word" not in safe_error(error, broker_urls(configured_connection(app)))
 
 
 class TestTls:

@@ -10,8 +10,8 @@ import celery
 import pytest
 from celery import Celery
 
-from celery_stats.control import presence
 from celery_stats.control.broker import broker_for
+from celery_stats.control.presence import redis as redis_presence
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
 from tests.beat import beat
@@ -158,13 +158,13 @@ class TestStrangers:
             (row,) = (row for row in client.smembers(key) if b"mute@t" in row)
             client.srem(key, row)
             take(broker.app, 0.5)
-            assert memory.finding is not None
-            assert memory.finding.strangers == 1
+            assert memory.ping_result is not None
+            assert memory.ping_result.strangers == 1
             speaks.set()
-            monkeypatch.setattr(presence, "LOOK_AGAIN_AFTER", 0.0)
+            monkeypatch.setattr(redis_presence, "REFRESH_AFTER", 0.0)
             take(broker.app)
             wait_until(
-                lambda: memory.finding is None or not memory.finding.strangers,
+                lambda: memory.ping_result is None or not memory.ping_result.strangers,
                 what="what was found out anew",
             )
             assert answered(take(broker.app)) == everywhere("mute@t", "one@t")
@@ -206,7 +206,7 @@ class TestRedisRaces:
         """It has answered, is not counted any more, and its name is still listed."""
         broker = make_broker()
         looked = threading.Event()
-        look = presence.RedisPresence.look
+        look = redis_presence.RedisPresence.after_asking
 
         with Mailbox(broker, "leaving@t", Mailbox.answer_together) as leaving:
 
@@ -220,7 +220,7 @@ class TestRedisRaces:
                 look(self)
                 looked.set()
 
-            monkeypatch.setattr(presence.RedisPresence, "look", leave)
+            monkeypatch.setattr(redis_presence.RedisPresence, "after_asking", leave)
 
             def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
                 assert looked.wait(20)

@@ -45,7 +45,7 @@ def everywhere(*workers: str) -> dict[str, list[str]]:
 
 def forget_window(app: Celery) -> None:
     """Let the ten seconds pass after which a whole window is due on AMQP."""
-    broker_for(app).memory.window_passed = False
+    broker_for(app).memory.amqp.window_passed = False
 
 
 def busy(broker: Broker, *workers: str) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The connections of a process: lease, keep, replace; and which Celery app is meant."""
+"""The connections of a process to a Celery app's broker: use, keep, replace."""
 
 from __future__ import annotations
 
@@ -12,47 +12,46 @@ from functools import cache, partial
 from typing import TypeVar
 
 from celery import Celery
-from celery.app import app_or_default
-from kombu.utils.imports import symbol_by_name
 
 from .connection import ControlConnection
-from .exceptions import BrokerUnavailable, CeleryAppNotFound
-from .presence import Memory, hear_late
+from .exceptions import BrokerUnavailable
+from .presence import Memory
+from .presence.memory import take_in_late_reply
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which an idle connection is not trusted any more: a firewall or a
-#: fail-over may have cut it silently, and finding that out costs a time-out.
+#: Seconds after which an idle connection is not used any more. A firewall or a fail-over may have
+#: cut it silently, and finding that out takes a time-out.
 MAX_IDLE = 10.0
 
-#: Connections kept open between snapshots, for each Celery app and process.
+#: Connections that are kept open between snapshots, for each Celery app and process.
 MAX_KEPT = 1
 
 T = TypeVar("T")
 
 
 class Broker:
-    """The connections of one Celery app in one process, and what is remembered of the broker."""
+    """The connections of one Celery app in one process, and what is remembered of its broker."""
 
     def __init__(self) -> None:
         self.memory = Memory()
-        # Appending to and popping from a deque is atomic: no lock that a fork could
-        # leave locked in the child.
+        # A deque needs no lock, because append() and pop() are atomic. A fork could leave a lock
+        # locked in the child.
         self._idle: deque[ControlConnection] = deque()
 
     def run(self, app: Celery, deadline: float, work: Callable[[ControlConnection], T]) -> T:
-        """Do ``work`` on a connection of its own.
+        """Do ``work`` with a connection that nobody else uses meanwhile.
 
-        A kept connection that fails is replaced by a new one, once: the broker may have been
-        restarted since.
+        A kept connection that fails is replaced by a new one, once, because the broker may have
+        been restarted since.
 
         Args:
             app: the Celery app.
             deadline: seconds that a snapshot may take in all.
-            work: what to do; may be called twice.
+            work: what to do; may be called a second time, with another connection.
 
         Raises:
-            BrokerUnavailable: the broker fails on a new connection.
+            BrokerUnavailable: the broker failed on a new connection.
         """
         kept = self._kept(deadline)
         if kept is not None:
@@ -72,16 +71,18 @@ class Broker:
         return result
 
     def _kept(self, deadline: float) -> ControlConnection | None:
-        with suppress(IndexError):  # others may take the last one
+        with suppress(IndexError):  # Another thread may take the last one.
             while True:
                 connection = self._idle.pop()
                 if connection.pid != os.getpid():
-                    # Opened before a fork: the parent still uses this socket.
+                    # It was opened before a fork, and the parent process still uses its socket.
                     continue
                 idle = time.monotonic() - connection.used_at
                 if idle < MAX_IDLE and connection.deadline == deadline:
                     return connection
-                connection.read_late(partial(hear_late, connection=connection, memory=self.memory))
+                connection.read_late(
+                    partial(take_in_late_reply, connection=connection, memory=self.memory)
+                )
                 connection.abandon()
         return None
 
@@ -98,29 +99,7 @@ class Broker:
             self._idle.pop().close()
 
 
-def find_app(app: Celery | str | None) -> Celery:
-    """Return the Celery app that is meant.
-
-    Args:
-        app: the app itself, its dotted path (``"project.celery:app"``), or None for the
-            current app.
-
-    Raises:
-        CeleryAppNotFound: nothing of the kind is at that path.
-    """
-    if app is None:
-        return app_or_default()
-    if isinstance(app, str):
-        try:
-            app = symbol_by_name(app)
-        except (ImportError, AttributeError, TypeError, ValueError) as exc:
-            raise CeleryAppNotFound(f"{type(exc).__name__}: {exc}") from exc
-    if not isinstance(app, Celery):
-        raise CeleryAppNotFound(f"a {type(app).__name__} is not a Celery app")
-    return app
-
-
 @cache
 def broker_for(app: Celery) -> Broker:
-    """Return this process's broker for a Celery app; nothing is connected yet."""
+    """Return the process's broker for a Celery app. Nothing is connected yet."""
     return Broker()

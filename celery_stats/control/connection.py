@@ -1,6 +1,6 @@
-"""One private, bounded connection to the broker: publish, drain, close.
+"""One private connection to the broker, with time-outs: publish, drain, close.
 
-It never touches the Celery app's connection and producer pools: an ``inspect()`` call holds one
+It never uses the connection and producer pools of the Celery app. An ``inspect()`` call holds one
 pooled connection while it waits for a second one, so ten concurrent callers block each other.
 """
 
@@ -14,43 +14,44 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
-from urllib.parse import quote
 
 from celery import Celery
-from kombu import Connection, Consumer, Producer
+from kombu import Consumer, Producer
 from kombu.exceptions import KombuError
 from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
+from .configuration import broker_urls, configured_connection, unreadable_url
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks into a broker that cannot wake its readers (the file system).
+#: Seconds between two reads of a broker that cannot notify its readers (the file system).
 POLLING_INTERVAL = 0.005
 
-#: What every node answers, workers and others.
+#: The command that every node answers, workers and others.
 PING = "ping"
 
-#: Tickets of earlier questions whose late replies are still of use.
+#: The number of tickets of earlier questions that are remembered, because late replies to them
+#: are still of use.
 REMEMBERED_TICKETS = 32
 
-#: What kombu's virtual transports raise for a payload that is no message. From AMQP, whose
-#: frames are no payloads, the same errors mean a broken connection.
+#: What kombu's virtual transports raise for a payload that is not a message. On AMQP the same
+#: errors mean a broken connection, because there they come from the frames of the protocol.
 _UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
 
 OnMessage = Callable[[Any], None]
 
 
 class ControlConnection:
-    """An open connection with the reply queue of one asker.
+    """An open connection with a reply queue of its own.
 
-    Not thread-safe: whoever leased it from a :class:`~.broker.Broker` is alone with it.
+    Not thread-safe: a :class:`~.broker.Broker` lends it to one caller at a time.
     Every method raises :class:`BrokerUnavailable` when the broker fails.
 
     Attributes:
-        patience: seconds that one exchange with the broker may take.
-        tickets: those of the latest worker commands, pings left out, the newest last.
+        exchange_timeout: seconds that one exchange with the broker may take.
+        tickets: the tickets of the latest commands, pings excluded, the newest last.
         published: the number of commands published since the reply queue was last opened.
     """
 
@@ -63,8 +64,8 @@ class ControlConnection:
                 and each exchange with the broker gets a share of it.
 
         Raises:
-            BrokerUnavailable: no broker of the configuration accepted us in time.
-            RemoteControlUnsupported: the transport has no broadcast.
+            BrokerUnavailable: no broker of the configuration accepted the connection in time.
+            RemoteControlUnsupported: the transport cannot broadcast.
         """
         self.pid = os.getpid()
         self.deadline = deadline
@@ -79,25 +80,24 @@ class ControlConnection:
         self._connect(app)
 
     def _connect(self, app: Celery) -> None:
-        connection = configured(app)
+        connection = configured_connection(app)
         self.connection = connection
         self.urls = broker_urls(connection)
         hosts = len(connection.alt) or 1
-        self.patience = self.deadline / (hosts + 1)
+        self.exchange_timeout = self.deadline / (hosts + 1)
         connection.connect_timeout = min(
-            self.patience, app.conf.broker_connection_timeout or self.patience
+            self.exchange_timeout, app.conf.broker_connection_timeout or self.exchange_timeout
         )
         try:
             transport = connection.get_transport_cls()
             self.driver: str = transport.driver_type
             self.is_virtual = issubclass(transport, virtual.Transport)
             self._bound()
-            made = connection.transport  # made at its first use, which may fail
+            made = connection.transport  # kombu creates it at the first use, which may fail
         except ImportError as exc:
             raise self._named(RemoteControlUnsupported(f"{type(exc).__name__}: {exc}")) from exc
         except ValueError as exc:
-            # The text may quote a part of the password: that of "redis://:pa/ss@host".
-            raise BrokerUnavailable("the broker's URL cannot be read") from exc
+            raise unreadable_url() from exc
         if "fanout" not in made.implements.exchange_type:
             raise RemoteControlUnsupported(f"{self.driver} cannot broadcast to workers")
         self._errors = (
@@ -118,8 +118,8 @@ class ControlConnection:
                 )
                 self.channel = connection.default_channel
                 if self.driver == "amqp":
-                    # py-amqp's read_timeout loops on EAGAIN; a time-out of the socket is kept.
-                    connection.connection.sock.settimeout(self.patience)
+                    # Not py-amqp's read_timeout option, which loops on EAGAIN.
+                    connection.connection.sock.settimeout(self.exchange_timeout)
                 self._prepare(app)
         except BaseException:
             self.abandon()
@@ -127,8 +127,8 @@ class ControlConnection:
 
     def _prepare(self, app: Celery) -> None:
         self.mailbox = app.control.mailbox(self.connection)
-        # One name for the life of the connection: the channel remembers every queue that it
-        # ever declared.
+        # The queue keeps its name as long as the connection, because the channel remembers every
+        # queue that it ever declared.
         self.reply_queue = self.mailbox.get_reply_queue()
         self.reply_key = self.reply_queue.routing_key = uuid()
         self.reply_queue.name = f"{self.reply_key}.{self.mailbox.reply_exchange.name}"
@@ -143,7 +143,7 @@ class ControlConnection:
         options = self.connection.transport_options
         if self.driver == "redis":
             options.update(self._timeouts(options), retry_on_timeout=False)
-            # What asks the sentinels is a client of its own, and it would try each that
+            # The sentinels are asked by a client of its own, which would try each sentinel that
             # is down for seconds.
             asking = options.get("sentinel_kwargs") or {}
             options["sentinel_kwargs"] = {**asking, **self._timeouts(asking), "retry": None}
@@ -151,9 +151,10 @@ class ControlConnection:
             options["polling_interval"] = POLLING_INTERVAL
 
     def _timeouts(self, options: Mapping[str, Any]) -> dict[str, float]:
-        """Return redis-py's time-outs: the configured ones where they are shorter than ours."""
+        """Return redis-py's time-outs: the configured ones, where they are shorter than ours."""
         names = ("socket_timeout", "socket_connect_timeout")
-        return {name: min(self.patience, options.get(name) or self.patience) for name in names}
+        ours = self.exchange_timeout
+        return {name: min(ours, options.get(name) or ours) for name in names}
 
     def _named(self, error: CeleryStatsError) -> CeleryStatsError:
         error.urls = self.urls
@@ -173,11 +174,11 @@ class ControlConnection:
     def replies(self, on_message: OnMessage) -> Iterator[None]:
         """Hand every reply to ``on_message``, undecoded.
 
-        On AMQP the reply queue stays open until the connection is closed, and is removed by
-        the broker then, so that late replies are read with the next question. Virtual
-        transports would leave the queue behind when a process is killed: there it is removed
-        at the end of the block. That takes an answer from the broker, so a block that ends
-        without an error also proves that the broker is still there.
+        On AMQP the reply queue stays until the connection is closed, so that late replies are
+        read with the next question. The broker removes it then. A virtual transport would leave
+        the queue behind when the process is killed, so there it is removed at the end of the
+        block. Removing takes an answer from the broker, so a block that ends without an error
+        also proves that the broker is still there.
         """
         self._skipped = False
         self.published = 0
@@ -215,7 +216,7 @@ class ControlConnection:
                 self.reply_queue(self.channel).delete()
 
     def _ignore(self, message: Any) -> None:
-        """Drop a reply that nobody waits for."""
+        """Drop a reply that no question waits for."""
 
     def check(self) -> None:
         """Prove that the broker still answers, where closing the reply queue does not."""
@@ -225,9 +226,9 @@ class ControlConnection:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Publish everything that is published in the block in one go.
+        """Send all that is published in the block at once.
 
-        Saves a round trip for each message where kombu can do it: from 5.7, on Redis.
+        This saves a round trip for each message where kombu can do it: on Redis, from kombu 5.7.
         """
         batch = getattr(self.producer, "batch", nullcontext)
         with self.guarded(), batch():
@@ -241,13 +242,15 @@ class ControlConnection:
         expires: float,
         workers: Collection[str] = (),
     ) -> str:
-        """Broadcast one remote control command, in the form that kombu's mailboxes read.
+        """Broadcast one remote control command in the form that kombu's mailboxes read.
+
+        kombu's own ``Mailbox`` publishes with a new reply queue or a pooled producer.
 
         Args:
             command: its name, such as ``"active"``.
             arguments: its keyword arguments.
             expires: seconds for which an answer is of use.
-            workers: the full names of those who should answer; empty: all.
+            workers: the full names of the workers that should answer; empty: all.
 
         Returns:
             str: the ticket that the replies will carry.
@@ -274,13 +277,13 @@ class ControlConnection:
         return ticket
 
     def drain(self, timeout: float) -> bool:
-        """Hand on what has come.
+        """Hand on one message, or a few.
 
         Args:
-            timeout: seconds to wait for something.
+            timeout: seconds to wait for a message.
 
         Returns:
-            bool: False when nothing came.
+            bool: whether a message came.
         """
         with self.guarded():
             try:
@@ -297,7 +300,7 @@ class ControlConnection:
             return True
 
     def read_late(self, on_message: OnMessage) -> None:
-        """Hand on the replies that came after the last question; waits for none."""
+        """Hand on the replies that came after the last question, without waiting."""
         if self._consumer is not None:
             self._on_message = on_message
             with suppress(BrokerUnavailable):
@@ -305,9 +308,9 @@ class ControlConnection:
                     pass
 
     def skip(self, message: Any, exc: Exception) -> None:
-        """Log, once for a snapshot, that a reply counts as no answer.
+        """Log, once for a snapshot, that a reply is ignored.
 
-        Its content may be anything, so it stays out.
+        The log line does not quote the reply, because it may hold anything.
         """
         if not self._skipped:
             logger.warning("A reply could not be read and was skipped: %s", type(exc).__name__)
@@ -322,15 +325,16 @@ class ControlConnection:
             self.connection.release()
 
     def abandon(self) -> None:
-        """Drop the connection without another word to a broker that failed."""
+        """Drop the connection without sending anything to the broker."""
         self._drop_pending_read()
         self.connection.collect()
 
     def _drop_pending_read(self) -> None:
-        """Disconnect a BRPOP that nobody will answer.
+        """Disconnect the connection of a BRPOP that has got no answer.
 
-        kombu's Redis channel waits for it on closing, for up to a second. ``client`` is an
-        attribute that kombu does not document; without it closing takes that second.
+        kombu's Redis channel waits for that answer when it is closed, for up to a second.
+        ``client`` is an attribute that kombu does not document. Without it closing takes that
+        second.
         """
         if self._read_pending and self.driver == "redis":
             with suppress(AttributeError, KeyError):
@@ -340,44 +344,9 @@ class ControlConnection:
     def reusable(self) -> bool:
         """Whether the next snapshot may use the connection.
 
-        A BRPOP that is still waiting would hold the next one up, and what could not be
-        read may be the connection's fault. A broker that failed may have done so after
-        the last answer, when the snapshot was whole.
+        It may not where a BRPOP is still waiting, because the next one would wait behind it; where
+        a message could not be read, because the connection may be the reason; and where the
+        broker failed, which may have been after the last answer.
         """
         reading = self._read_pending and self.driver == "redis"
         return not (self._failed or self._unreadable or reading)
-
-
-def configured(app: Celery) -> Connection:
-    """Return a connection as the app's configuration has it, not opened.
-
-    Raises:
-        BrokerUnavailable: the configuration names no broker, or its URL cannot be read.
-        RemoteControlUnsupported: there is no such transport.
-    """
-    if not (app.conf.broker_write_url or app.conf.broker_transport):
-        # Celery would try amqp://guest@localhost. Without a word of it in the settings,
-        # the app is most likely not the project's own but Celery's default one.
-        raise BrokerUnavailable(f"the Celery app {app.main!r} names no broker")
-    try:
-        return app.connection_for_write()
-    except ImportError as exc:
-        raise RemoteControlUnsupported(f"{type(exc).__name__}: {exc}") from exc
-    except ValueError as exc:
-        # The text may quote a part of the password: that of "redis://:pa/ss@host".
-        raise BrokerUnavailable("the broker's URL cannot be read") from exc
-
-
-def broker_urls(connection: Connection) -> tuple[str, ...]:
-    """Return the URLs of a connection, fail-over ones included, for their secrets.
-
-    The sentinels' password is among them as the URL of a sentinel: redis-py 6 and 7 quote
-    it when no master is found.
-    """
-    urls = [*connection.alt]
-    with suppress(ImportError, KeyError, ValueError):  # a transport that there is not
-        urls.append(connection.as_uri(include_password=True))
-    asking = connection.transport_options.get("sentinel_kwargs") or {}
-    if asking.get("password"):
-        urls.append(f"sentinel://:{quote(asking['password'], safe='')}@")
-    return tuple(urls)

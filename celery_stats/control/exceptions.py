@@ -7,7 +7,7 @@ class CeleryStatsError(Exception):
     """No snapshot could be taken. Its text is for the log, never for a response.
 
     Attributes:
-        urls: the broker URLs whose credentials the text may quote; mask them before logging.
+        urls: the broker URLs whose passwords the text may quote. Mask them before logging it.
     """
 
     urls: tuple[str, ...] = ()
@@ -26,4 +26,4 @@ class CeleryAppNotFound(CeleryStatsError):
 
 
 class SnapshotFailed(CeleryStatsError):
-    """Something unforeseen happened; it has been logged where it was caught."""
+    """An unexpected error; it has been logged where it was caught."""

@@ -10,12 +10,13 @@ from celery import Celery
 #: A Celery app, or its dotted path (``"project.celery:app"``).
 CeleryApp: TypeAlias = Celery | str
 
-#: What workers are asked, in the order of the answer's keys.
+#: What workers are asked: the keys of the answer, in order, and names of Celery's commands.
 FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
 
-#: The argument of a built-in command that asks workers with this app for several fields at once:
-#: field to the arguments of its command. It is the key of their reply, too. Whatever changes the
-#: meaning of either needs another name, so that releases of the app understand each other.
+#: The additional argument of a command by which workers with this app are asked for several fields
+#: at once. Its value is field to the arguments of that field's command. The reply of such a worker
+#: has the same key. Releases of the app must understand each other, so a change of the meaning
+#: needs another name.
 ARGUMENT = "celery_stats"
 
 
@@ -26,8 +27,8 @@ class Question:
     Attributes:
         fields: those of :data:`FIELDS` to ask.
         task_ids: the ids for ``query_task``.
-        workers: full names of those who should answer; empty: all.
-        queues: whether the lengths of the queues are wanted.
+        workers: full names of the workers that should answer; empty: all.
+        queues: whether the lengths of the queues are asked for as well.
     """
 
     fields: tuple[str, ...] = FIELDS
@@ -53,7 +54,7 @@ class Options:
 
     Attributes:
         app: whose workers are asked.
-        timeout: seconds of silence after which those who have not answered are given up.
+        timeout: seconds of silence after which workers that have not answered are given up.
         deadline: seconds that a snapshot may take in all, connecting included.
     """
 

@@ -1,4 +1,13 @@
-"""Who has answered what of one question."""
+"""Who has answered what of one question.
+
+A worker is in exactly one of these states:
+
+    not heard    it has answered nothing
+    pending      it has answered in part, and may still answer the rest
+    given up     it has answered in part, and will not answer the rest; if it does all the same,
+                 the answer is taken
+    complete     it has answered everything
+"""
 
 from __future__ import annotations
 
@@ -10,79 +19,83 @@ class Replies:
     """The replies to one question, as they come in.
 
     Attributes:
-        complete: names of the workers that answered everything.
-        owed: worker name to the fields that it still owes, for workers that answered in part.
-        given_up: those of ``owed`` that will not answer, however often they are asked.
-        pongs: node name to the number of its answers to a ping that went to every node. More
-            than one where several nodes share a name.
-        at: monotonic seconds of the last answer that was new.
-        ponged_at: monotonic seconds of the last of these pongs.
+        complete: names of the workers that are complete.
+        owed: worker name to the fields that it still owes, for pending and given-up workers.
+        given_up: names of the workers that are given up.
+        pongs: node name to the number of its answers to a ping that went to every node. The
+            number exceeds one where several nodes share a name.
+        last_answer_at: monotonic seconds of the last answer that was new.
+        last_pong_at: monotonic seconds of the last of these pongs.
     """
 
-    def __init__(self, fields: tuple[str, ...], at: float) -> None:
+    def __init__(self, fields: tuple[str, ...], asked_at: float) -> None:
         self.complete: set[str] = set()
         self.owed: dict[str, set[str]] = {}
         self.given_up: set[str] = set()
         self.pongs: Counter[str] = Counter()
-        self.at = self.ponged_at = at
+        self.last_answer_at = self.last_pong_at = asked_at
         self._fields = fields
         self._answers: dict[str, dict[str, Any]] = {field: {} for field in fields}
         self._copies: Counter[tuple[str, str]] = Counter()
 
     @property
     def heard(self) -> set[str]:
-        """The workers that answered anything."""
+        """The workers that have answered anything."""
         return self.complete | set(self.owed)
 
     @property
     def done(self) -> set[str]:
-        """The workers that nothing more is to be expected from."""
+        """The workers from which nothing more is to be expected."""
         return self.complete | self.given_up
 
     @property
     def pending(self) -> set[str]:
-        """The workers that answered in part and may still answer the rest."""
+        """The workers that have answered in part and may still answer the rest."""
         return set(self.owed) - self.given_up
 
     @property
     def nodes(self) -> int:
-        """How many nodes stand behind the workers that are done: several may share a name."""
+        """The number of nodes behind the workers that are done.
+
+        Workers that share a name answer as often as there are of them. The field with the fewest
+        answers tells how many of them have answered everything.
+        """
         return len(self.given_up) + sum(
             min(self._copies[worker, field] for field in self._fields) for worker in self.complete
         )
 
-    def take_in(self, worker: str, field: str, reply: Any, at: float) -> bool:
+    def add_answer(self, worker: str, field: str, reply: Any, at: float) -> bool:
         """Keep a worker's reply to one field; return whether it is the first one."""
         self._copies[worker, field] += 1
         if worker in self.complete or worker in self._answers[field]:
             return False
         self._answers[field][worker] = reply
-        self.owes_the_rest(worker)
+        self.add_worker(worker)
         owed = self.owed[worker]
         owed.remove(field)
         if not owed:
             del self.owed[worker]
             self.given_up.discard(worker)
             self.complete.add(worker)
-        self.at = at
+        self.last_answer_at = at
         return True
 
-    def take_in_pong(self, name: str, at: float) -> None:
-        """Count a node's answer to the ping that went to every node."""
-        self.pongs[name] += 1
-        self.ponged_at = at
-
-    def owes_the_rest(self, worker: str) -> None:
-        """Note that a worker is there and owes what it has not answered."""
+    def add_worker(self, worker: str) -> None:
+        """Note that a worker is there, and owes what it has not answered."""
         if worker not in self.complete:
             self.owed.setdefault(worker, set(self._fields))
 
+    def add_pong(self, name: str, at: float) -> None:
+        """Count a node's answer to the ping that went to every node."""
+        self.pongs[name] += 1
+        self.last_pong_at = at
+
     def by_field(self, fields: tuple[str, ...]) -> dict[str, dict[str, Any] | None]:
-        """Return field to worker to reply, in order; None where nobody answered."""
+        """Return field to worker to reply, in order; None where no worker answered."""
         return {
             field: dict(sorted(self._answers.get(field, {}).items())) or None for field in fields
         }
 
     def owed_by(self, worker: str) -> set[str]:
-        """Return what a worker has not answered."""
+        """Return the fields that a worker has not answered."""
         return set() if worker in self.complete else self.owed.get(worker, set(self._fields))

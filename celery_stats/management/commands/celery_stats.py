@@ -21,7 +21,8 @@ from rest_framework.exceptions import ValidationError
 
 from celery_stats import report as reports
 from celery_stats.conf import conf
-from celery_stats.control.broker import broker_for, find_app
+from celery_stats.control.broker import broker_for
+from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.management.forget import forget_line

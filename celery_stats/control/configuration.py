@@ -1,0 +1,79 @@
+"""What the Celery app's configuration says about the broker. Nothing is connected here."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from urllib.parse import quote
+
+from celery import Celery
+from celery.app import app_or_default
+from kombu import Connection
+from kombu.utils.imports import symbol_by_name
+
+from .exceptions import BrokerUnavailable, CeleryAppNotFound, RemoteControlUnsupported
+
+
+def find_app(app: Celery | str | None) -> Celery:
+    """Return the Celery app that is meant.
+
+    Args:
+        app: the app itself, its dotted path (``"project.celery:app"``), or None for the
+            current app.
+
+    Raises:
+        CeleryAppNotFound: the path leads to nothing, or to something else.
+    """
+    if app is None:
+        return app_or_default()
+    if isinstance(app, str):
+        try:
+            app = symbol_by_name(app)
+        except (ImportError, AttributeError, TypeError, ValueError) as exc:
+            raise CeleryAppNotFound(f"{type(exc).__name__}: {exc}") from exc
+    if not isinstance(app, Celery):
+        raise CeleryAppNotFound(f"a {type(app).__name__} is not a Celery app")
+    return app
+
+
+def configured_connection(app: Celery) -> Connection:
+    """Return a connection as the app's configuration describes it, not opened.
+
+    Raises:
+        BrokerUnavailable: the configuration names no broker, or its URL cannot be read.
+        RemoteControlUnsupported: the transport cannot be imported.
+    """
+    if not (app.conf.broker_write_url or app.conf.broker_transport):
+        # Celery would try amqp://guest@localhost. An app without any broker setting is most
+        # likely Celery's default app, and not the one of the project.
+        raise BrokerUnavailable(f"the Celery app {app.main!r} names no broker")
+    try:
+        return app.connection_for_write()
+    except ImportError as exc:
+        raise RemoteControlUnsupported(f"{type(exc).__name__}: {exc}") from exc
+    except ValueError as exc:
+        raise unreadable_url() from exc
+
+
+def unreadable_url() -> BrokerUnavailable:
+    """Return the error for a broker URL that kombu cannot parse.
+
+    It does not quote kombu's message, which may hold a part of the password: that of
+    ``redis://:pa/ss@host``, for example.
+    """
+    return BrokerUnavailable("the broker's URL cannot be read")
+
+
+def broker_urls(connection: Connection) -> tuple[str, ...]:
+    """Return the URLs of a connection with their passwords, those of fail-over included.
+
+    They are needed to mask the passwords in error messages. The password of Redis sentinels is
+    among them, as the URL of a sentinel, because redis-py 6 and 7 quote it in the error when no
+    master is found.
+    """
+    urls = [*connection.alt]
+    with suppress(ImportError, KeyError, ValueError):  # The transport cannot be imported.
+        urls.append(connection.as_uri(include_password=True))
+    asking = connection.transport_options.get("sentinel_kwargs") or {}
+    if asking.get("password"):
+        urls.append(f"sentinel://:{quote(asking['password'], safe='')}@")
+    return tuple(urls)
