@@ -486,8 +486,12 @@ class Mailbox:
         assert self._listening.wait(10), self._error
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def end(self) -> None:
+        """Stop listening and remove the mailbox, as a worker that is stopped does."""
         self._ended.set()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end()
         self._thread.join()
         if self._error is not None:
             raise self._error

@@ -296,6 +296,28 @@ class TestRabbitMQ:
                 assert answered_late.wait(20)
                 assert answered(take(broker.app)) == everywhere("new@t", "one@t")
 
+    def test_gone_after_a_part_of_its_answer__not_waited_for(
+        self, make_broker: MakeBroker
+    ) -> None:
+        broker = make_broker("amqp")
+
+        def answer_and_stop(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            mailbox.answer(command)
+            if broker_for(broker.app).memory.amqp.window_passed:
+                mailbox.end()
+
+        with (
+            Mailbox(broker, "one@t", Mailbox.answer),
+            Mailbox(broker, "half@t", answer_and_stop),
+        ):
+            take(broker.app, 0.5)
+            broker_for(broker.app).memory.without_app.clear()
+            snapshot = take(broker.app)
+        assert answered(snapshot)["stats"] == ["half@t", "one@t"]
+        assert answered(snapshot)["active"] == ["one@t"]
+        assert snapshot.missing == {"half@t": FIELDS[:-1]}
+        assert snapshot.elapsed < TIMEOUT
+
     def test_all_are_slow__named_as_missing(self, make_broker: MakeBroker) -> None:
         broker = make_broker("amqp")
         may_answer = threading.Event()

@@ -32,7 +32,8 @@ class AmqpPresence(Presence):
 
     def after_ping(self, replies: Replies) -> None:
         super().after_ping(replies)
-        self._gone |= self._find_gone(self._awaited(replies))
+        self._gone |= self._find_gone(self._awaited(replies) | replies.pending)
+        replies.given_up |= self._gone & replies.pending
 
     def _awaited(self, replies: Replies) -> frozenset[str]:
         """Return the workers that may still answer."""
