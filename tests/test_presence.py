@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_stats.control.broker import broker_for
+from celery_stats.control.presence import amqp as amqp_presence
 from celery_stats.control.presence import redis as redis_presence
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
@@ -246,6 +247,19 @@ class TestRedisRaces:
 
 
 class TestRabbitMQ:
+    @pytest.fixture
+    def pinged(self, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+        """Set when every node was pinged, and the gone workers were found."""
+        pinged = threading.Event()
+        after_ping = amqp_presence.AmqpPresence.after_ping
+
+        def noted(self: amqp_presence.AmqpPresence, replies: Any) -> None:
+            after_ping(self, replies)
+            pinged.set()
+
+        monkeypatch.setattr(amqp_presence.AmqpPresence, "after_ping", noted)
+        return pinged
+
     def test_before_the_workers_are_up__nothing_is_learnt(self, make_broker: MakeBroker) -> None:
         broker = make_broker("amqp")
         assert answered(take(broker.app, 0.5)) == everywhere()
@@ -254,12 +268,21 @@ class TestRabbitMQ:
             assert answered(snapshot) == everywhere("one@t")
             assert take(broker.app).elapsed < TIMEOUT
 
-    def test_fleet_replaced__found_like_the_first(self, make_broker: MakeBroker) -> None:
+    def test_fleet_replaced__found_like_the_first(
+        self, make_broker: MakeBroker, pinged: threading.Event
+    ) -> None:
+        """The new workers may be slower than it takes to find that the old ones are gone."""
         broker = make_broker("amqp")
         with Mailbox(broker, "old@t", Mailbox.answer):
             assert answered(take(broker.app, 0.5)) == everywhere("old@t")
-        with Mailbox(broker, "new@t", Mailbox.answer):
-            assert answered(take(broker.app, 0.5)) == everywhere("new@t")
+        pinged.clear()
+
+        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            assert pinged.wait(20)
+            mailbox.answer(command)
+
+        with Mailbox(broker, "new@t", slow):
+            assert answered(take(broker.app, 2)) == everywhere("new@t")
 
     def test_after_a_pause__no_window(
         self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
@@ -275,16 +298,23 @@ class TestRabbitMQ:
 
     @pytest.mark.parametrize("idle", [10.0, 0.0])
     def test_newcomer_too_late_for_one_question__in_the_next(
-        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch, idle: float
+        self,
+        make_broker: MakeBroker,
+        monkeypatch: pytest.MonkeyPatch,
+        pinged: threading.Event,
+        idle: float,
     ) -> None:
-        """Its replies are read with the next question, on a connection that is kept or not."""
+        """Its replies are read with the next question, on a connection that is kept or not.
+
+        In the next question it is slow again: it is waited for, and not heard by chance.
+        """
         broker = make_broker("amqp")
         monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", idle)
         may_answer = threading.Event()
         answered_late = threading.Event()
 
         def newcomer(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            assert may_answer.wait(20)
+            assert (pinged if answered_late.is_set() else may_answer).wait(20)
             mailbox.answer(command)
             answered_late.set()
 
@@ -294,6 +324,7 @@ class TestRabbitMQ:
                 assert answered(take(broker.app)) == everywhere("one@t")
                 may_answer.set()
                 assert answered_late.wait(20)
+                pinged.clear()
                 assert answered(take(broker.app)) == everywhere("new@t", "one@t")
 
     def test_gone_after_a_part_of_its_answer__not_waited_for(

@@ -40,7 +40,7 @@ def configured_connection(app: Celery) -> Connection:
 
     Raises:
         BrokerUnavailable: the configuration names no broker, or its URL cannot be read.
-        RemoteControlUnsupported: the transport cannot be imported.
+        RemoteControlUnsupported: there is no such transport, or it cannot be imported.
     """
     if not (app.conf.broker_write_url or app.conf.broker_transport):
         # Celery would try amqp://guest@localhost. An app without any broker setting is most
@@ -48,7 +48,7 @@ def configured_connection(app: Celery) -> Connection:
         raise BrokerUnavailable(f"the Celery app {app.main!r} names no broker")
     try:
         return app.connection_for_write()
-    except ImportError as exc:
+    except (ImportError, KeyError) as exc:  # KeyError: kombu knows no transport of this name.
         raise RemoteControlUnsupported(f"{type(exc).__name__}: {exc}") from exc
     except ValueError as exc:
         raise unreadable_url() from exc

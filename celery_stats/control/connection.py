@@ -82,7 +82,7 @@ class ControlConnection:
     def _connect(self, app: Celery) -> None:
         connection = configured_connection(app)
         self.connection = connection
-        self.urls = broker_urls(connection)
+        self.urls: tuple[str, ...] = ()
         hosts = len(connection.alt) or 1
         self.exchange_timeout = self.deadline / (hosts + 1)
         connection.connect_timeout = min(
@@ -92,9 +92,12 @@ class ControlConnection:
             transport = connection.get_transport_cls()
             self.driver: str = transport.driver_type
             self.is_virtual = issubclass(transport, virtual.Transport)
-            self._bound()
-            made = connection.transport  # kombu creates it at the first use, which may fail
-        except ImportError as exc:
+            # First, because kombu's transport reads its options when it is created, and
+            # broker_urls() creates it.
+            self._set_timeouts()
+            self.urls = broker_urls(connection)
+            made = connection.transport
+        except (ImportError, KeyError) as exc:
             raise self._named(RemoteControlUnsupported(f"{type(exc).__name__}: {exc}")) from exc
         except ValueError as exc:
             raise unreadable_url() from exc
@@ -138,8 +141,8 @@ class ControlConnection:
             serializer=self.mailbox.serializer,
         )
 
-    def _bound(self) -> None:
-        """Put finite time-outs on every exchange with the broker."""
+    def _set_timeouts(self) -> None:
+        """Give every exchange with the broker a time-out."""
         options = self.connection.transport_options
         if self.driver == "redis":
             options.update(self._timeouts(options), retry_on_timeout=False)

@@ -35,9 +35,8 @@ class RedisPresence(Presence):
         self._look()
 
     def _look(self) -> None:
-        # The count comes first. A worker that stops is gone from the count before it is gone
-        # from the names, so a worker that stops in between costs a ping. In the other order it
-        # would be counted without a name, and a living worker would be taken for dead.
+        # A worker that stops in between is in one of the two and not in the other. Then the
+        # numbers do not match, and a ping decides.
         self._count = self._count_subscribers()
         self._listed = listed_names(self.connection)
         found = self.memory.ping_result

@@ -1,0 +1,105 @@
+"""The private connection: time-outs, polling, and what it relies on in kombu."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kombu
+import pytest
+from celery import Celery
+
+from celery_stats.control.configuration import configured_connection
+from celery_stats.control.connection import ControlConnection
+from celery_stats.control.exceptions import BrokerUnavailable, RemoteControlUnsupported
+from tests.celery_app import make_app
+from tests.conftest import KINDS
+from tests.support import Broker, wait_until
+
+MakeBroker = Callable[..., Broker]
+Connect = Callable[..., ControlConnection]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    opened: list[ControlConnection] = []
+
+    def open_connection(app: Celery, deadline: float = 6.0) -> ControlConnection:
+        opened.append(ControlConnection(app, deadline))
+        return opened[-1]
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
+
+
+def test_virtual_transport__polled_at_our_interval(
+    make_broker: MakeBroker, connect: Connect
+) -> None:
+    connection = connect(make_broker("filesystem").app)
+    assert connection.connection.transport.polling_interval == 0.005
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"), [({}, 3.0), ({"socket_timeout": 1.5}, 1.5)], ids=["none", "ours"]
+)
+def test_redis__waits_no_longer_than_its_share_of_the_deadline(
+    make_broker: MakeBroker, connect: Connect, configured: dict[str, Any], expected: float
+) -> None:
+    app = make_broker(broker_transport_options=configured).app
+    options = connect(app).channel.pool.connection_kwargs
+    assert options["socket_timeout"] == expected
+    assert options["socket_connect_timeout"] == 3.0
+
+
+def test_redis__the_undocumented_attributes_of_kombu_are_there(
+    make_broker: MakeBroker, connect: Connect
+) -> None:
+    """Without them every question waits a whole time-out, and closing takes a second."""
+    broker = make_broker()
+    connection = connect(broker.app)
+    assert connection.channel.keyprefix_fanout == f"/{broker.app.connection().virtual_host}."
+    with connection.channel.conn_or_acquire() as client:
+        assert client.publish("nobody listens", "") == 0
+    with connection.replies(lambda message: None):
+        connection.drain(0.01)
+        assert vars(connection.channel)["client"].connection.is_connected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pools_of_the_app__not_used(make_broker: MakeBroker, connect: Connect, kind: str) -> None:
+    app = make_broker(kind, broker_pool_limit=1).app
+    with app.pool.acquire(), connect(app).replies(lambda message: None):
+        connect(app).publish("ping", {}, expires=1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_late_replies__read_on_amqp_alone(
+    make_broker: MakeBroker, connect: Connect, kind: str
+) -> None:
+    """A virtual transport would keep the reply queue of a process that was killed."""
+    broker = make_broker(kind)
+    connection = connect(broker.app)
+    with connection.replies(lambda message: None):
+        pass
+    heard: list[str] = []
+    if kind == "amqp":
+        with kombu.Connection(broker.url) as other:
+            other.Producer().publish("late", routing_key=connection.reply_queue.name)
+
+    def read() -> bool:
+        connection.read_late(lambda message: heard.append(message.body))
+        return bool(heard) or kind != "amqp"
+
+    wait_until(read, what="the late message")
+    assert heard == (["late"] if kind == "amqp" else [])
+
+
+def test_no_broker_in_the_settings__unavailable() -> None:
+    with pytest.raises(BrokerUnavailable, match="'tests' names no broker"):
+        configured_connection(make_app({}))
+
+
+def test_unknown_transport__no_remote_control() -> None:
+    with pytest.raises(RemoteControlUnsupported):
+        configured_connection(make_app({"broker_url": "pigeon://localhost"}))
