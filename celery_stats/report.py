@@ -1,4 +1,4 @@
-"""The snapshot as callers may see it: shared among those who ask together, masked, JSON-safe."""
+"""The snapshot as callers may see it: masked, JSON-safe, shared by those who ask together."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Report(Snapshot):
     def json(self, indent: int | None = None) -> bytes:
         """Return the answers as REST framework writes JSON.
 
-        Written once for each indentation: callers who share a report would otherwise hold as
-        many copies of its body in memory.
+        They are written once for each indentation. Otherwise the callers who share a report would
+        hold as many copies of its body in memory.
 
         Args:
             indent: spaces for each level; None for the compact form.
@@ -49,7 +49,10 @@ class Report(Snapshot):
 
 @dataclass(frozen=True)
 class ReportOptions(Options):
-    """What a report depends on besides the question. Equal ones are shared.
+    """What a report depends on besides the question.
+
+    Callers share a report if their questions and their options are equal. The work gets these two
+    and nothing else, so that nothing it depends on can be left out of the comparison.
 
     Attributes:
         redact: whether credentials are masked.
@@ -63,7 +66,7 @@ class ReportOptions(Options):
     def from_conf(
         cls, conf: Conf, *, app: CeleryApp | None = None, timeout: float | None = None
     ) -> ReportOptions:
-        """Return what the settings say.
+        """Return the options that the settings describe.
 
         Args:
             conf: the settings.
@@ -91,7 +94,7 @@ _single_flight: SingleFlight[Report] = SingleFlight()
 
 
 def reason(exc: BaseException) -> str:
-    """Return an exception's type and words, without the passwords of the broker."""
+    """Return an exception's type and message, without the passwords of the broker."""
     return safe_error(exc, getattr(exc, "urls", ()))
 
 
@@ -106,17 +109,17 @@ def get_report(question: Question, options: ReportOptions) -> Report:
 
 
 def _take(question: Question, options: ReportOptions, remaining: float) -> Report:
-    """Take a snapshot and make it fit to be seen. Depends on its arguments alone: see the key."""
+    """Take a snapshot and make it fit to be seen. It must depend on its arguments alone."""
     try:
         snapshot = take_snapshot(question, options, remaining=remaining)
         return _fit_to_be_seen(snapshot, options)
     except CeleryStatsError as exc:
         logger.warning("No snapshot: %s", reason(exc))
         raise
-    # The boundary: whatever it is, callers get a 503. SystemExit is what a module may
-    # raise when it is imported; it would end this thread alone, without a log line.
+    # The boundary: callers get a 503, whatever the error is. A module of the project may raise
+    # SystemExit when it is imported, which would end this thread without a log line.
     except (Exception, SystemExit) as exc:  # noqa: BLE001
-        # Neither exc_info nor source lines: both may hold a broker's URL.
+        # Without exc_info and source lines, because both may hold a broker's URL.
         stack = traceback.extract_tb(exc.__traceback__)
         frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
         logger.error("No snapshot, unexpectedly: %s%s", reason(exc), frames)
@@ -124,11 +127,12 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
 
 
 def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
+    """Return a report. Whatever is hidden from callers must be hidden in each of its parts."""
     return Report(
         answers=mask(
             snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments
         ),
-        # Under the names that the answers have: a worker's may hold what UTF-8 cannot carry.
+        # The names are converted as they are in the answers: they may hold what UTF-8 cannot.
         missing={jsonsafe(worker): fields for worker, fields in snapshot.missing.items()},
         taken_at=snapshot.taken_at,
         elapsed=snapshot.elapsed,
