@@ -284,6 +284,20 @@ class TestRabbitMQ:
         with Mailbox(broker, "new@t", slow):
             assert answered(take(broker.app, 2)) == everywhere("new@t")
 
+    def test_first_question_names_a_worker__the_others_are_not_known_yet(
+        self, make_broker: MakeBroker, pinged: threading.Event
+    ) -> None:
+        broker = make_broker("amqp")
+
+        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            assert pinged.wait(20)
+            mailbox.answer(command)
+
+        with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "slow@t", slow):
+            assert answered(take(broker.app, workers=("one@t",))) == everywhere("one@t")
+            assert not pinged.is_set()
+            assert answered(take(broker.app, 1)) == everywhere("one@t", "slow@t")
+
     def test_after_a_pause__no_window(
         self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
