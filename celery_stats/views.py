@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import TooManyFieldsSent
@@ -30,6 +29,7 @@ from .conf import SETTING, WrongSetting, conf
 from .control.exceptions import CeleryStatsError
 from .control.question import CeleryApp
 from .exceptions import ServiceUnavailable
+from .headers import MISSING_WORKERS, encode_worker_names
 from .query import parse_question
 from .redaction import safe_error
 from .renderers import (
@@ -42,26 +42,6 @@ from .report import ReportOptions, get_report
 from .schema import DESCRIPTION, SUMMARY, published
 
 logger = logging.getLogger(__name__)
-
-MISSING_HEADER = "Celery-Stats-Missing"
-
-#: Bytes of the header's value: proxies refuse answers with headers of more than a few
-#: kilobytes. What does not fit is counted in a last item, ``+<number>``.
-MAX_MISSING = 4000
-
-# Printable ASCII, but for what would end a name or be taken for an escape.
-_AS_IS = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in ",%+\\")
-
-
-def missing_header(workers: Mapping[str, Any]) -> str:
-    """Return the names of silent workers, comma-separated and percent-encoded where needed."""
-    names = [quote(name, safe=_AS_IS, errors="backslashreplace") for name in workers]
-    length = 0
-    for kept, name in enumerate(names):
-        length += len(name) + 1
-        if length > MAX_MISSING:
-            return ",".join([*names[:kept], f"+{len(names) - kept}"])
-    return ",".join(names)
 
 
 def _instances(key: str, paths: Sequence[str], method: str) -> list[Any]:
@@ -216,5 +196,5 @@ class CeleryStatsView(APIView):
             report = get_report(question, options)
         except CeleryStatsError as exc:
             raise ServiceUnavailable from exc
-        headers = {MISSING_HEADER: missing_header(report.missing)} if report.missing else None
-        return Response(report, headers=headers)
+        missing = encode_worker_names(report.missing)
+        return Response(report, headers={MISSING_WORKERS: missing} if missing else None)

@@ -20,7 +20,7 @@ from celery_stats import views
 from celery_stats.conf import conf
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.report import Report, ReportOptions, get_report
-from celery_stats.views import CeleryStatsView, missing_header
+from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
 from tests.support import Broker
 
@@ -257,17 +257,3 @@ class TestSharedBody:
         request = rf.get(URL)
         force_authenticate(request, support_user)
         assert json.loads(Names.as_view()(request).render().content) == ["one@fleet", "two@fleet"]
-
-
-class TestMissingHeader:
-    def test_plain_names__as_they_are(self) -> None:
-        assert missing_header({"a@b": (), "c@d": ()}) == "a@b,c@d"
-
-    def test_odd_names__percent_encoded(self) -> None:
-        names = {"a,b": (), "é": (), "x\r\ny": (), '<b>"': (), "50%": (), "\ud800": ()}
-        assert missing_header(names) == 'a%2Cb,%C3%A9,x%0D%0Ay,<b>",50%25,%5Cud800'
-
-    def test_more_than_a_proxy_takes__cut_and_counted(self) -> None:
-        value = missing_header({f"{n:04}@{'h' * 95}": () for n in range(100)})
-        assert len(value) < 4100
-        assert value.split(",")[-1] == "+61"
