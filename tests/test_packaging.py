@@ -18,11 +18,12 @@ from tests.support import ROOT
 
 PACKAGE = ROOT / "celery_stats"
 
-#: Each missed by somebody if it were left out: type checkers, the page, ``manage.py``.
+#: Each missed by somebody if it were left out: type checkers, the page, ``manage.py``, the schema.
 NEEDED = {
     "celery_stats/apps.py",
     "celery_stats/management/commands/celery_stats.py",
     "celery_stats/py.typed",
+    "celery_stats/schema.yml",
     "celery_stats/static/celery_stats/page.css",
     "celery_stats/static/celery_stats/page.js",
     "celery_stats/templates/celery_stats/page.html",
@@ -96,7 +97,7 @@ def test_metadata__complete(metadata: email.message.Message) -> None:
 def test_requirements__what_is_imported(metadata: email.message.Message) -> None:
     given = metadata.get_all("Requires-Dist", [])
     names = {re.split("[^a-z-]", line)[0] for line in given if "extra ==" not in line}
-    # kombu comes with Celery, which says which of them go together.
+    # kombu comes with Celery, which says which of them go together; PyYAML with drf-spectacular.
     # redis and packaging are what kombu imports for Redis.
     assert names == {
         *("celery", "django", "djangorestframework", "drf-spectacular"),

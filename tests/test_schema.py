@@ -1,6 +1,6 @@
-"""The published schema: the reviewed file, and real answers held against it.
+"""The published schema: it is the reviewed file, and real answers are valid against it.
 
-After a change that is meant, write the reviewed file anew and read the difference:
+After a change to the schema, write the reviewed file again and read the difference:
 
     DJANGO_SETTINGS_MODULE=tests.settings python -m django spectacular \
         --urlconf tests.test_schema --validate --fail-on-warn --file tests/schema.yml
@@ -152,6 +152,19 @@ def test_schema__camelizing_hook__as_on_the_wire(
     assert components == load()["components"]["schemas"]
 
 
+def run_in_a_new_process(code: str) -> tuple[str, str]:
+    """What the code prints in a process that has imported nothing of the package yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout, done.stderr
+
+
 def test_schema__no_class_for_schemas__the_endpoint_all_the_same() -> None:
     code = """
 import django
@@ -161,16 +174,24 @@ django.setup()
 from django.urls import resolve
 print(resolve("/celery-stats/", urlconf="celery_stats.urls").url_name)
 """
-    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("snapshot\n", "")
+    assert run_in_a_new_process(code) == ("snapshot\n", "")
+
+
+def test_document__read_when_a_schema_is_generated_alone() -> None:
+    code = """
+import sys
+import django
+django.setup()
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+from django.urls import resolve
+resolve("/api/celery-stats/", urlconf="tests.test_schema")
+print(any(path.endswith("celery_stats/schema.yml") for path in opened))
+from django.core.management import call_command
+call_command("spectacular", urlconf="tests.test_schema", file="/dev/null")
+print(any(path.endswith("celery_stats/schema.yml") for path in opened))
+"""
+    assert run_in_a_new_process(code) == ("False\nTrue\n", "")
 
 
 # Real answers
