@@ -1,8 +1,8 @@
-"""System checks of ``DRF_CELERY_STATS``: they import what it names, and do nothing else."""
+"""The system checks of ``DRF_CELERY_STATS``. They import what it names, and use no network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import getattr_static
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core import checks
 from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from rest_framework.authentication import BaseAuthentication
@@ -24,12 +24,13 @@ from rest_framework.permissions import (
 )
 from rest_framework.settings import api_settings
 
-from .conf import DEFAULTS, SETTING, TYPES, is_possible_time
+from .conf import DEFAULTS, SETTING, SETTINGS, is_number
 from .control.configuration import find_app
 from .permissions import IsSupportUser, can_be_called
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return what is wrong with the settings. Runs in every ``manage.py check``."""
     user_settings = getattr(settings, SETTING, {})
     if not isinstance(user_settings, Mapping):
         return [
@@ -39,171 +40,189 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
                 id="celery_stats.E001",
             )
         ]
-    return [*_unknown_keys(user_settings), *_values({**DEFAULTS, **user_settings})]
+    values = {**DEFAULTS, **user_settings}
+    wrong = [key for key, setting in SETTINGS.items() if not setting.accepts(values[key])]
+    messages = [_unknown_key(key) for key in user_settings if key not in DEFAULTS]
+    messages += [_wrong_value(key, values[key]) for key in wrong]
+    if "TIMEOUT" not in wrong and "DEADLINE" not in wrong:
+        messages += _check_times(values["TIMEOUT"], values["DEADLINE"])
+    if "CELERY_APP" not in wrong:
+        messages += _check_celery_app(values["CELERY_APP"])
+    if "PERMISSION_CLASSES" not in wrong:
+        messages += _check_permissions(values["PERMISSION_CLASSES"])
+    if "AUTHENTICATION_CLASSES" not in wrong:
+        messages += _check_authentication(values["AUTHENTICATION_CLASSES"])
+    return messages
 
 
-def _unknown_keys(user_settings: Mapping[Any, Any]) -> Iterator[CheckMessage]:
-    for key in user_settings:
-        if key not in DEFAULTS:
-            near = get_close_matches(str(key).upper(), DEFAULTS, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(DEFAULTS)}."
-            yield Error(
-                f"{SETTING} has an unknown key {key!r}.", hint=hint, id="celery_stats.E002"
-            )
+def _unknown_key(key: Any) -> CheckMessage:
+    near = get_close_matches(str(key).upper(), DEFAULTS, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(DEFAULTS)}."
+    return Error(f"{SETTING} has an unknown key {key!r}.", hint=hint, id="celery_stats.E002")
 
 
-def _values(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    wrong = set()
-    for key, (accepts, expected) in TYPES.items():
-        if not accepts(values[key]):
-            wrong.add(key)
-            yield Error(
-                f"{SETTING}[{key!r}] should be {expected}, not {values[key]!r}.",
-                hint=f"The default is {DEFAULTS[key]!r}.",
-                id="celery_stats.E003",
-            )
-    judges: dict[tuple[str, ...], Callable[..., Iterator[CheckMessage]]] = {
-        ("TIMEOUT", "DEADLINE"): _seconds,
-        ("CELERY_APP",): _celery_app,
-        ("PERMISSION_CLASSES",): _permissions,
-        ("AUTHENTICATION_CLASSES",): _authentication,
-    }
-    for keys, judge in judges.items():
-        if wrong.isdisjoint(keys):
-            yield from judge(*(values[key] for key in keys))
+def _wrong_value(key: str, value: Any) -> CheckMessage:
+    is_out_of_range = is_number(value) and is_number(DEFAULTS[key])
+    return Error(
+        f"{SETTING}[{key!r}] should be {SETTINGS[key].expected}, not {value!r}.",
+        hint=f"The default is {DEFAULTS[key]!r}.",
+        id="celery_stats.E004" if is_out_of_range else "celery_stats.E003",
+    )
 
 
-def _seconds(timeout: float, deadline: float) -> Iterator[CheckMessage]:
-    possible = True
-    for key, value in {"TIMEOUT": timeout, "DEADLINE": deadline}.items():
-        if not is_possible_time(value):
-            possible = False
-            yield Error(
-                f"{SETTING}[{key!r}] should be a positive number of seconds, not {value}.",
-                hint=f"The default is {DEFAULTS[key]!r}.",
-                id="celery_stats.E004",
-            )
-    if possible and timeout > deadline:
-        yield Error(
+def _check_times(timeout: float, deadline: float) -> list[CheckMessage]:
+    if timeout <= deadline:
+        return []
+    return [
+        Error(
             f"{SETTING}['TIMEOUT'] of {timeout} s exceeds the 'DEADLINE' of {deadline} s.",
             hint="The deadline ends every snapshot: raise it, or lower the timeout.",
             id="celery_stats.E005",
         )
+    ]
 
 
-def _celery_app(path: str | None) -> Iterator[CheckMessage]:
-    if path is None:  # The current app, which the project may set up after the checks.
-        return
+def _check_celery_app(path: str | None) -> list[CheckMessage]:
+    if path is None:  # The project may set the current app after the checks have run.
+        return []
     try:
         find_app(path)
-    # Whatever the module raises when it is imported, SystemExit included.
+    # A module can raise anything when it is imported, SystemExit included.
     except (Exception, SystemExit) as exc:  # noqa: BLE001
-        yield Error(
-            f"{SETTING}['CELERY_APP'] {path!r} does not lead to a Celery app: {exc}.",
-            hint="Give the module and the name in it: 'project.celery:app'.",
-            id="celery_stats.E006",
+        return [
+            Error(
+                f"{SETTING}['CELERY_APP'] {path!r} does not lead to a Celery app: {exc}.",
+                hint="Give the module and the name in it: 'project.celery:app'.",
+                id="celery_stats.E006",
+            )
+        ]
+    return []
+
+
+def _check_permissions(paths: Sequence[str]) -> list[CheckMessage]:
+    permissions, errors = _import(
+        "PERMISSION_CLASSES", paths, _is_permission, "a permission class"
+    )
+    if errors:
+        return errors
+    messages = []
+    if any(map(_uses_flags_of_the_user, permissions)):
+        messages += _check_user_model()
+    if all(map(_lets_everyone_in, permissions)):
+        messages.append(
+            CheckWarning(
+                f"{SETTING}['PERMISSION_CLASSES'] lets everyone see what the workers are doing.",
+                hint=f"The default is {DEFAULTS['PERMISSION_CLASSES']!r}.",
+                id="celery_stats.W001",
+            )
         )
+    return messages
 
 
-def _permissions(paths: Sequence[str]) -> Iterator[CheckMessage]:
-    permissions = yield from _import("PERMISSION_CLASSES", paths, _is_permission)
-    if permissions is None:
-        return
-    if any(map(_asks_the_user_model, permissions)):
-        yield from _user_model()
-    if all(map(_is_open, permissions)):
-        yield checks.Warning(
-            f"{SETTING}['PERMISSION_CLASSES'] lets everyone see what the workers are doing.",
-            hint=f"The default is {DEFAULTS['PERMISSION_CLASSES']!r}.",
-            id="celery_stats.W001",
-        )
-
-
-def _user_model() -> Iterator[CheckMessage]:
+def _check_user_model() -> list[CheckMessage]:
     try:
         model = get_user_model()
-    except ImproperlyConfigured:  # Which Django's own checks report.
-        return
-    for name in ("is_staff", "is_support"):
-        attribute: Any = getattr_static(model, name, None)
-        is_method = callable(attribute) or isinstance(attribute, classmethod)
-        # Bound to anything at all: it is looked at, and not called.
-        if is_method and not can_be_called(attribute.__get__(model, model)):
-            yield checks.Warning(
-                f"{model.__name__}.{name}() cannot be called without arguments and "
-                "synchronously, so that it lets nobody see what the workers are doing.",
-                hint="Make it a field, a property or a plain method without arguments, or set "
-                f"{SETTING}['PERMISSION_CLASSES'] to a class of your own.",
-                obj=model,
-                id="celery_stats.W003",
-            )
+    except ImproperlyConfigured:  # Django's own checks report this.
+        return []
+    return [
+        CheckWarning(
+            f"{model.__name__}.{name}() cannot be called without arguments and "
+            "synchronously, so that it lets nobody see what the workers are doing.",
+            hint="Make it a field, a property or a plain method without arguments, or set "
+            f"{SETTING}['PERMISSION_CLASSES'] to a class of your own.",
+            obj=model,
+            id="celery_stats.W003",
+        )
+        for name in ("is_staff", "is_support")
+        if _is_unusable_method(model, name)
+    ]
 
 
-def _authentication(paths: Sequence[str] | None) -> Iterator[CheckMessage]:
-    classes: Sequence[Any] | None = api_settings.DEFAULT_AUTHENTICATION_CLASSES
-    source = "REST_FRAMEWORK['DEFAULT_AUTHENTICATION_CLASSES']"
-    if paths is not None:
-        classes = yield from _import("AUTHENTICATION_CLASSES", paths, _is_authentication)
+def _is_unusable_method(model: type[Any], name: str) -> bool:
+    attribute: Any = getattr_static(model, name, None)
+    if not callable(attribute) and not isinstance(attribute, classmethod):
+        return False
+    # Bound to the class instead of a user, because only the signature is inspected.
+    return not can_be_called(attribute.__get__(model, model))
+
+
+def _check_authentication(paths: Sequence[str] | None) -> list[CheckMessage]:
+    if paths is None:
+        source = "REST_FRAMEWORK['DEFAULT_AUTHENTICATION_CLASSES']"
+        classes: Sequence[Any] = api_settings.DEFAULT_AUTHENTICATION_CLASSES
+    else:
         source = f"{SETTING}['AUTHENTICATION_CLASSES']"
-    if classes is not None and not any(map(_can_challenge, classes)):
-        yield checks.Warning(
+        classes, errors = _import(
+            "AUTHENTICATION_CLASSES", paths, _is_authentication, "an authentication class"
+        )
+        if errors:
+            return errors
+    if any(map(_sends_challenges, classes)):
+        return []
+    return [
+        CheckWarning(
             f"No class in {source} can send a challenge, so that callers without valid "
             "credentials are answered 403, not 401.",
             hint="Add one that has an authenticate_header(), and put it first: "
             "'rest_framework.authentication.TokenAuthentication', say.",
             id="celery_stats.W002",
         )
+    ]
 
 
 def _import(
-    key: str, paths: Sequence[str], is_right: Callable[[Any], bool]
-) -> Generator[CheckMessage, None, list[Any] | None]:
-    """Import a setting's classes; None where one is not to be had."""
-    classes = []
+    key: str, paths: Sequence[str], is_right: Callable[[Any], bool], expected: str
+) -> tuple[list[Any], list[CheckMessage]]:
+    """Return the classes that a setting names, and an error for each that is wrong."""
+    classes: list[Any] = []
+    errors: list[CheckMessage] = []
     for path in paths:
         try:
             imported = import_string(path)
-        # Whatever the module raises when it is imported, SystemExit included.
+        # A module can raise anything when it is imported, SystemExit included.
         except (Exception, SystemExit) as exc:  # noqa: BLE001
-            yield Error(
-                f"{SETTING}[{key!r}] names {path!r}, which cannot be imported: {exc}.",
-                hint="Give the dotted path of a class: module, dot, name.",
-                id="celery_stats.E007",
+            errors.append(
+                Error(
+                    f"{SETTING}[{key!r}] names {path!r}, which cannot be imported: {exc}.",
+                    hint="Give the dotted path of a class: module, dot, name.",
+                    id="celery_stats.E007",
+                )
             )
             continue
-        if is_right(imported):
-            classes.append(imported)
-        else:
-            yield Error(
-                f"{SETTING}[{key!r}] names {path!r}, which is no such class.",
-                hint="Give classes as REST framework has them, each by its dotted path.",
-                id="celery_stats.E008",
+        classes.append(imported)
+        if not is_right(imported):
+            errors.append(
+                Error(
+                    f"{SETTING}[{key!r}] names {path!r}, which is not {expected}.",
+                    hint="Give classes as REST framework has them, each by its dotted path.",
+                    id="celery_stats.E008",
+                )
             )
-    return classes if len(classes) == len(paths) else None
+    return classes, errors
 
 
 def _is_permission(value: Any) -> bool:
-    # Classes put together with & and | have no has_permission() before they are called.
+    # Classes combined by & and | have no has_permission() until they are called.
     return callable(value) and (
         isinstance(value, OperationHolderMixin) or hasattr(value, "has_permission")
     )
 
 
-def _asks_the_user_model(permission: Any) -> bool:
+def _uses_flags_of_the_user(permission: Any) -> bool:
     if isinstance(permission, OperandHolder):
         operands: tuple[Any, ...] = (permission.op1_class, permission.op2_class)
-        return any(map(_asks_the_user_model, operands))
+        return any(map(_uses_flags_of_the_user, operands))
     function = getattr(permission, "has_permission", None)
     return function is IsSupportUser.has_permission
 
 
-def _is_open(permission: Any) -> bool:
+def _lets_everyone_in(permission: Any) -> bool:
     if isinstance(permission, OperandHolder):
-        operands = _is_open(permission.op1_class), _is_open(permission.op2_class)
+        operands = _lets_everyone_in(permission.op1_class), _lets_everyone_in(permission.op2_class)
         operator: Any = permission.operator_class
         return any(operands) if operator is OR else all(operands)
-    # The functions are compared: a subclass may decide for itself. As the endpoint only
-    # reads, read-only for everyone is open to everyone.
+    # Compares the functions, because a subclass may override them. IsAuthenticatedOrReadOnly lets
+    # everyone in, because the endpoint only reads.
     return getattr(permission, "has_permission", None) in (
         AllowAny.has_permission,
         IsAuthenticatedOrReadOnly.has_permission,
@@ -214,7 +233,7 @@ def _is_authentication(value: Any) -> bool:
     return callable(value) and hasattr(value, "authenticate")
 
 
-def _can_challenge(authentication: Any) -> bool:
-    # Not called: it may need a request.
-    header = getattr(authentication, "authenticate_header", None)
-    return header not in (None, BaseAuthentication.authenticate_header)
+def _sends_challenges(authentication: Any) -> bool:
+    # The method is not called, because it may need a request.
+    method = getattr(authentication, "authenticate_header", None)
+    return method not in (None, BaseAuthentication.authenticate_header)

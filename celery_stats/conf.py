@@ -1,155 +1,174 @@
-"""The only reader of ``DRF_CELERY_STATS``.
+"""The settings of ``DRF_CELERY_STATS``: each has its default, its type and its check in one place.
 
-Every property reads ``django.conf.settings`` when it is used, so that
-``override_settings`` works and nothing is remembered between requests. The system checks
-name what is wrong; as a project may silence them, every property checks its value again.
+A setting is read from ``django.conf.settings`` at each use, so that ``override_settings`` works
+and nothing is remembered between requests. Its value is checked at each use as well, because a
+project may silence the system checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import TIMEOUT_MAX
-from typing import Any
+from typing import Any, Generic, TypeGuard, TypeVar, overload
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from .control.exceptions import CeleryStatsError
 
 SETTING = "DRF_CELERY_STATS"
 
-#: The query parameters of the contract.
+#: The query parameters of the endpoint.
 PARAMETERS = ("task_id", "worker", "field")
 
-DEFAULTS: dict[str, Any] = {
-    "CELERY_APP": None,
-    "TIMEOUT": 1.0,
-    "DEADLINE": 5.0,
-    "PERMISSION_CLASSES": ["celery_stats.permissions.IsSupportUser"],
-    "AUTHENTICATION_CLASSES": None,
-    "IGNORED_PARAMETERS": (),
-    "REDACT": True,
-    "HIDE_ARGUMENTS": False,
-}
-
-
-def is_possible_time(seconds: float) -> bool:
-    """Whether the standard library can wait that long; NaN is no such number."""
-    return 0 < seconds <= TIMEOUT_MAX
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_paths(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(path, str) for path in value)
-
-
-def _is_paths_or_none(value: Any) -> bool:
-    return value is None or _is_paths(value)
-
-
-#: Setting -> what it accepts, and that in words.
-def _is_names_of_others(value: Any) -> bool:
-    return _is_paths(value) and not set(value) & set(PARAMETERS)
-
-
-TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "CELERY_APP": (_is_text_or_none, "a dotted path or None"),
-    "TIMEOUT": (_is_number, "a number of seconds"),
-    "DEADLINE": (_is_number, "a number of seconds"),
-    "PERMISSION_CLASSES": (_is_paths, "a list of dotted paths"),
-    "AUTHENTICATION_CLASSES": (_is_paths_or_none, "a list of dotted paths or None"),
-    "IGNORED_PARAMETERS": (
-        _is_names_of_others,
-        f"a list of names other than {', '.join(PARAMETERS)}",
-    ),
-    "REDACT": (_is_bool, "True or False"),
-    "HIDE_ARGUMENTS": (_is_bool, "True or False"),
-}
+T = TypeVar("T")
 
 
 class WrongSetting(CeleryStatsError, ImproperlyConfigured):
     """``DRF_CELERY_STATS`` cannot be used as it is. Requests are answered 503."""
 
 
-class Conf:
-    """Typed access to the settings; see the README's table for each.
+class Setting(Generic[T]):
+    """One key of ``DRF_CELERY_STATS``, as a property of :class:`Conf` that is not cached.
 
-    Every property raises :class:`WrongSetting` where the project's value cannot be used.
+    Attributes:
+        key: the property's name in capitals.
+        default: the value where the project sets none.
+        accepts: whether a value can be used.
+        expected: what is accepted, in words that follow "should be".
     """
 
-    def _get(self, key: str) -> Any:
+    key: str
+
+    def __init__(
+        self, default: Any, accepts: Callable[[Any], TypeGuard[T]], expected: str
+    ) -> None:
+        self.default = default
+        self.accepts = accepts
+        self.expected = expected
+
+    def __set_name__(self, owner: type[Conf], name: str) -> None:
+        self.key = name.upper()
+
+    @overload
+    def __get__(self, instance: None, owner: type[Conf]) -> Setting[T]: ...
+    @overload
+    def __get__(self, instance: Conf, owner: type[Conf]) -> T: ...
+    def __get__(self, instance: Conf | None, owner: type[Conf]) -> Setting[T] | T:
+        """Return the value that the project set, or the default.
+
+        Raises:
+            WrongSetting: the value cannot be used, or a key is unknown.
+        """
+        if instance is None:
+            return self
         user_settings = getattr(settings, SETTING, {})
         if not isinstance(user_settings, Mapping):
             raise WrongSetting(f"{SETTING} should be a dict, not {user_settings!r}.")
-        for unknown in user_settings.keys() - DEFAULTS.keys():
-            # Not ignored: it may be a misspelt key that was meant to hide something.
+        for unknown in user_settings.keys() - SETTINGS.keys():
+            # Not ignored, because it may be a misspelt key that was meant to hide something.
             raise WrongSetting(f"{SETTING} has an unknown key {unknown!r}.")
-        value = user_settings.get(key, DEFAULTS[key])
-        accepts, expected = TYPES[key]
-        if not accepts(value):
-            raise WrongSetting(f"{SETTING}[{key!r}] should be {expected}, not {value!r}.")
+        value = user_settings.get(self.key, self.default)
+        if not self.accepts(value):
+            raise WrongSetting(
+                f"{SETTING}[{self.key!r}] should be {self.expected}, not {value!r}."
+            )
         return value
 
-    def _seconds(self, key: str) -> float:
-        value = self._get(key)
-        if not is_possible_time(value):
-            raise WrongSetting(f"{SETTING}[{key!r}] should be a positive number, not {value}.")
-        return float(value)
 
-    @property
-    def celery_app(self) -> str | None:
-        """Dotted path of the Celery app (``"project.celery:app"``); None: the current app."""
-        value: str | None = self._get("CELERY_APP")
-        return value
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
-    @property
-    def timeout(self) -> float:
-        """Seconds of silence after which workers that have not answered are given up."""
-        return self._seconds("TIMEOUT")
 
-    @property
-    def deadline(self) -> float:
-        """Seconds that a snapshot may take in all, connecting included."""
-        return self._seconds("DEADLINE")
+def _is_seconds(value: Any) -> TypeGuard[float]:
+    # NaN fails both comparisons. The standard library cannot wait longer than TIMEOUT_MAX.
+    return is_number(value) and 0 < value <= TIMEOUT_MAX
 
-    @property
-    def permission_classes(self) -> Sequence[str]:
-        """Dotted paths of REST framework permission classes."""
-        return list(self._get("PERMISSION_CLASSES"))
 
-    @property
-    def authentication_classes(self) -> Sequence[str] | None:
-        """Dotted paths of REST framework authentication classes; None: its defaults."""
-        value = self._get("AUTHENTICATION_CLASSES")
-        return None if value is None else list(value)
+def _is_bool(value: Any) -> TypeGuard[bool]:
+    return isinstance(value, bool)
 
-    @property
-    def ignored_parameters(self) -> frozenset[str]:
-        """Names of query parameters that are not ours and are ignored."""
-        return frozenset(self._get("IGNORED_PARAMETERS"))
 
-    @property
-    def redact(self) -> bool:
-        """Whether credentials are masked."""
-        value: bool = self._get("REDACT")
-        return value
+def _is_text_or_none(value: Any) -> TypeGuard[str | None]:
+    return value is None or isinstance(value, str)
 
-    @property
-    def hide_arguments(self) -> bool:
-        """Whether every task's ``args`` and ``kwargs`` are masked whole."""
-        value: bool = self._get("HIDE_ARGUMENTS")
-        return value
+
+def _is_texts(value: Any) -> TypeGuard[Sequence[str]]:
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+def _is_texts_or_none(value: Any) -> TypeGuard[Sequence[str] | None]:
+    return value is None or _is_texts(value)
+
+
+def _is_foreign_parameters(value: Any) -> TypeGuard[Sequence[str]]:
+    return _is_texts(value) and not set(value) & set(PARAMETERS)
+
+
+class Conf:
+    """Typed access to the settings."""
+
+    #: Dotted path of the Celery app (``"project.celery:app"``); None: the current app.
+    celery_app = Setting(None, _is_text_or_none, "a dotted path or None")
+
+    #: Seconds of silence after which workers that have not answered are given up.
+    timeout = Setting(1.0, _is_seconds, "a positive number of seconds")
+
+    #: Seconds that a snapshot may take in all, connecting included.
+    deadline = Setting(5.0, _is_seconds, "a positive number of seconds")
+
+    #: Dotted paths of REST framework permission classes.
+    permission_classes = Setting(
+        ["celery_stats.permissions.IsSupportUser"], _is_texts, "a list of dotted paths"
+    )
+
+    #: Dotted paths of REST framework authentication classes; None: the defaults of the project.
+    authentication_classes = Setting(None, _is_texts_or_none, "a list of dotted paths or None")
+
+    #: Names of query parameters that other parts of the project read. They are ignored here.
+    ignored_parameters = Setting(
+        (), _is_foreign_parameters, f"a list of names other than {', '.join(PARAMETERS)}"
+    )
+
+    #: Whether credentials are masked.
+    redact = Setting(True, _is_bool, "True or False")
+
+    #: Whether the ``args`` and ``kwargs`` of every task are masked whole.
+    hide_arguments = Setting(False, _is_bool, "True or False")
 
 
 conf = Conf()
+
+#: Each setting by its key.
+SETTINGS: dict[str, Setting[Any]] = {
+    setting.key: setting for setting in vars(Conf).values() if isinstance(setting, Setting)
+}
+
+DEFAULTS: dict[str, Any] = {key: setting.default for key, setting in SETTINGS.items()}
+
+
+def make_instances(key: str, paths: Sequence[str], method: str) -> list[Any]:
+    """Return an instance of each class that a setting names.
+
+    Args:
+        key: the setting.
+        paths: its value, dotted paths of classes.
+        method: the name of the method that each instance must have.
+
+    Raises:
+        WrongSetting: a class cannot be imported or called, or its instance lacks the method.
+    """
+    instances = []
+    for path in paths:
+        try:
+            instance = import_string(path)()
+        # A module can raise anything when it is imported, SystemExit included.
+        except (Exception, SystemExit) as exc:
+            raise WrongSetting(
+                f"{SETTING}[{key!r}] names {path!r}: {type(exc).__name__}: {exc}"
+            ) from exc
+        if not callable(getattr(instance, method, None)):
+            raise WrongSetting(f"{SETTING}[{key!r}] names {path!r}, which has no {method}().")
+        instances.append(instance)
+    return instances

@@ -215,6 +215,34 @@ def test_check_settings__wrong(value: Any, expected: str) -> None:
     assert messages[0].is_serious() == expected.startswith("E")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"TIMEOUT": "1"}, "['TIMEOUT'] should be a positive number of seconds, not '1'."),
+        ({"DEADLINE": -1.5}, "['DEADLINE'] should be a positive number of seconds, not -1.5."),
+        ({"REDACT": 1}, "['REDACT'] should be True or False, not 1."),
+        ({"CELERY_APP": 1}, "['CELERY_APP'] should be a dotted path or None, not 1."),
+        (
+            {"IGNORED_PARAMETERS": ["field"]},
+            "['IGNORED_PARAMETERS'] should be a list of names other than task_id, worker, field, "
+            "not ['field'].",
+        ),
+        (
+            {"PERMISSION_CLASSES": [TOKEN]},
+            f"['PERMISSION_CLASSES'] names '{TOKEN}', which is not a permission class.",
+        ),
+        (
+            {"AUTHENTICATION_CLASSES": [ALLOW_ANY]},
+            f"['AUTHENTICATION_CLASSES'] names '{ALLOW_ANY}', which is not an authentication "
+            "class.",
+        ),
+    ],
+    ids=repr,
+)
+def test_check_settings__wrong__says_what_is_expected(value: Any, message: str) -> None:
+    assert [found.msg for found in check(value)] == [f"DRF_CELERY_STATS{message}"]
+
+
 def with_argument(self: Any, ticket: int) -> bool:
     return True
 

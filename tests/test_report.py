@@ -15,7 +15,7 @@ from django.test import override_settings
 from rest_framework.test import APIClient
 
 from celery_stats import report
-from celery_stats.conf import conf
+from celery_stats.conf import DEFAULTS, conf
 from celery_stats.control.question import Question
 from celery_stats.report import ReportOptions
 from tests.celery_app import Unprintable
@@ -173,28 +173,31 @@ def test_content_type_not_accepted__no_answer_from_that_worker_alone(
     assert response["Celery-Stats-Missing"] == "pickle@t"
 
 
-class TestOptions:
-    """What requests are shared by: the one object that the work gets, and the question."""
+#: The settings by which the view decides whom it answers, and which parameters are unknown. No
+#: report depends on them. A report may depend on every other setting.
+SETTINGS_OF_THE_VIEW = {"PERMISSION_CLASSES", "AUTHENTICATION_CLASSES", "IGNORED_PARAMETERS"}
 
-    @pytest.mark.parametrize(
-        "other",
-        [
-            {"CELERY_APP": "tests.celery_app:make_app"},
-            {"TIMEOUT": 0.7},
-            {"DEADLINE": 3.0},
-            {"REDACT": False},
-            {"HIDE_ARGUMENTS": True},
-        ],
-        ids=lambda other: next(iter(other)),
-    )
-    def test_other_settings__other_options(self, settings: Any, other: dict[str, Any]) -> None:
+
+def other_value(key: str) -> Any:
+    """A value that the setting accepts, other than its default."""
+    if key == "CELERY_APP":
+        return "tests.celery_app:make_app"
+    default = DEFAULTS[key]
+    return not default if isinstance(default, bool) else default / 2
+
+
+class TestOptions:
+    """Callers share a report where their questions and their options are equal."""
+
+    @pytest.mark.parametrize("key", sorted(DEFAULTS.keys() - SETTINGS_OF_THE_VIEW))
+    def test_other_settings__other_options(self, settings: Any, key: str) -> None:
         settings.DRF_CELERY_STATS = {"CELERY_APP": "tests.celery_app:app"}
         before = ReportOptions.from_conf(conf)
-        settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, **other}
+        settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, key: other_value(key)}
         assert ReportOptions.from_conf(conf) != before
 
     def test_work__gets_nothing_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """So nothing that it depends on can be left out of the key."""
+        """The work gets the key alone, so that it cannot depend on more than the key."""
         asked: list[Any] = []
 
         def get(key: Any, work: Any, *, deadline: float) -> None:
