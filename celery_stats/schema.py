@@ -36,6 +36,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 JSON = "application/json"
 HTML = "text/html"
+TEXT = "text/plain"
 METRICS = ("application/openmetrics-text; version=1.0.0", "text/plain; version=0.0.4")
 
 SUMMARY = "Get Celery worker statistics"
@@ -155,10 +156,11 @@ def _header(name: str, statuses: list[int], schema: Schema, description: str) ->
 def _error(
     status: int, description: str, body: Schema = ERROR
 ) -> dict[tuple[int, str], OpenApiResponse]:
-    """Return the response to an error: as JSON, and as a page."""
+    """Return the response to an error: as JSON, as a page, and as text where metrics are asked."""
     return {
         (status, JSON): OpenApiResponse(body, description),
         (status, HTML): OpenApiResponse(STRING, description),
+        (status, TEXT): OpenApiResponse(STRING, description),
     }
 
 

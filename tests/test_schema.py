@@ -19,21 +19,26 @@ from typing import Any
 import pytest
 import yaml
 from django.core.management import call_command
+from django.http import HttpResponse
 from django.urls import include, path
 from django.utils.module_loading import import_string
 from drf_spectacular.settings import spectacular_settings
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.test import APIClient
+from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
+from celery_stats.views import CeleryStatsView
+from tests.accounts.models import User
 from tests.pools import BUSY, IDLE, Fleet, at_work
 from tests.published import load, problems
 from tests.support import ROOT, Broker, RedisServer, deaf_afterwards, wait_until
 
 URL = "/api/celery-stats/"
+TOKEN = "rest_framework.authentication.TokenAuthentication"
 
 # The API of a project that has this endpoint alone.
 urlpatterns = [path("api/", include("celery_stats.urls"))]
@@ -84,7 +89,8 @@ def test_schema__is_the_contract() -> None:
     assert list(kinds) == ["200", "400", "401", "403", "405", "406", "429", "503"]
     assert kinds.pop("200") == ["application/json", "text/html", *metrics]
     assert kinds.pop("406") == ["application/json"]
-    assert all(found == ["application/json", "text/html"] for found in kinds.values())
+    errors = ["application/json", "text/html", "text/plain"]
+    assert all(found == errors for found in kinds.values())
     assert {
         status: list(response["headers"])
         for status, response in responses.items()
@@ -188,6 +194,7 @@ from django.urls import resolve
 resolve("/api/celery-stats/", urlconf="tests.test_schema")
 print(any(path.endswith("celery_stats/schema.yml") for path in opened))
 from django.core.management import call_command
+from django.http import HttpResponse
 call_command("spectacular", urlconf="tests.test_schema", file="/dev/null")
 print(any(path.endswith("celery_stats/schema.yml") for path in opened))
 """
@@ -271,6 +278,76 @@ def test_answer__masked_broker(answer: dict[str, Any]) -> None:
     masked = mask(answer)
     assert "hunter2" not in str(masked)
     assert problems(masked, load()) == []
+
+
+# Real errors
+
+
+class NoMore(BaseThrottle):
+    def allow_request(self, request: Any, view: Any) -> bool:
+        return False
+
+    def wait(self) -> float:
+        return 3.0
+
+
+def session_of(user: User) -> APIClient:
+    client = APIClient()
+    client.force_login(user)
+    return client
+
+
+def cause(
+    status: int, accept: str, user: User, settings: Any, patch: pytest.MonkeyPatch
+) -> HttpResponse:
+    """A response with this status, where a client accepts this media type."""
+    url = f"{URL}?format=xml" if status == 406 else f"{URL}?colour=red" if status == 400 else URL
+    if status == 401:
+        # By session, because a browser without one is redirected to the log-in page.
+        settings.DRF_CELERY_STATS = {"AUTHENTICATION_CLASSES": [TOKEN]}
+    elif status == 403:
+        user.is_support = False
+        user.save()
+    elif status == 429:
+        patch.setattr(CeleryStatsView, "throttle_classes", [NoMore])
+    elif status == 503:
+        settings.DRF_CELERY_STATS = {"CELERY_APP": "tests.nowhere:app"}
+    client = session_of(user)
+    method = client.post if status == 405 else client.get
+    return method(url, headers={"accept": accept})
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/json", "application/json"),
+        ("text/html", "text/html"),
+        ("application/openmetrics-text", "text/plain"),
+        ("text/plain; version=0.0.4", "text/plain"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 406, 429, 503])
+def test_error__representation_and_headers_as_declared(
+    status: int,
+    accept: str,
+    media_type: str,
+    support_user: User,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    response = cause(status, accept, support_user, settings, monkeypatch)
+    assert response.status_code == status
+    sent = response["Content-Type"].split(";")[0]
+    assert sent == ("application/json" if status == 406 else media_type)
+    schema = load()
+    declared = schema["paths"][URL]["get"]["responses"][str(status)]
+    assert set(declared.get("headers", ())) <= set(response.headers)
+    body = declared["content"][sent]["schema"]
+    if sent == "application/json":
+        component = body["$ref"].rpartition("/")[2]
+        assert problems(response.json(), schema, component) == []
+    else:
+        assert body == {"type": "string"}
 
 
 # What the validator would say
