@@ -1,3 +1,5 @@
+"""The Django app. It registers the system checks and, in a worker, the worker's command."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,15 +15,15 @@ class CeleryStatsConfig(AppConfig):
 
     def ready(self) -> None:
         register(check_settings, Tags.security)
-        # Here, since Celery should not be imported before the project's own settings are.
+        # Imported here, because Celery should be imported after the project's settings.
         from . import worker
 
         worker.connect()
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    # Imported when it runs: the checks need most of REST framework, which costs a probe by the
-    # command, and every worker, a tenth of a second of CPU.
+    # Imported when the checks run, because they need most of REST framework. That costs a tenth of
+    # a second of CPU, which each worker and each run of the command would pay as well.
     from . import checks
 
     return checks.check_settings(app_configs, **kwargs)

@@ -1,4 +1,4 @@
-"""The question, read from the query parameters."""
+"""Read the question from the query parameters."""
 
 from __future__ import annotations
 
@@ -12,43 +12,52 @@ from rest_framework.settings import api_settings
 from .conf import PARAMETERS, conf
 from .control.question import FIELDS, Question
 
+#: How many values one parameter may have.
 MAX_VALUES = 100
+#: How many characters a value may have.
 MAX_LENGTH = 255
-#: Parameters named in one error body, and characters of a name that is not ours.
+#: How many parameters one error body names.
 MAX_ERRORS = 10
+#: How many characters of an unknown parameter's name an error body repeats.
 MAX_NAME = 64
 
-# Control characters: no name or id has them, and they must reach neither broker nor header.
+#: Control characters, as part of a regular expression. No worker's name and no task id holds one.
+#: They are refused, because they must reach neither the broker nor a header.
 CONTROL = r"\u0000-\u001f\u007f-\u009f"
-# Lone surrogates as well; not in the published pattern, as JavaScript sees pairs of them.
+# Lone surrogates are refused as well. The published pattern does not name them, because JavaScript
+# sees a character beyond U+FFFF as a pair of surrogates.
 _REFUSED = re.compile(rf"[{CONTROL}\ud800-\udfff]")
 
 
 def foreign_parameters() -> frozenset[str]:
-    """Return the parameters that belong to REST framework or to other parts of the project."""
+    """Return the names of parameters that REST framework or other parts of the project read."""
     names = set(conf.ignored_parameters)
     if api_settings.URL_FORMAT_OVERRIDE:
         names.add(api_settings.URL_FORMAT_OVERRIDE)
-    versioning: Any = api_settings.DEFAULT_VERSIONING_CLASS  # the class; stubs say its path
+    versioning: Any = api_settings.DEFAULT_VERSIONING_CLASS  # The stubs type the class as a path.
     if versioning is not None:
-        # Imported here: it costs a probe by the command more than the rest of this module.
+        # Imported here, because the command uses this module, and most projects have no versions.
+        # The import takes longer than that of the rest of this module.
         from rest_framework.versioning import QueryParameterVersioning
 
         if issubclass(versioning, QueryParameterVersioning):
-            # The class's, not the setting's: a subclass may have a name of its own.
+            # The attribute of the class instead of the setting, because a subclass may change it.
             names.add(versioning.version_param)
     return frozenset(names)
 
 
 def parse_question(params: QueryDict) -> Question:
-    """Read ``request.query_params``.
+    """Return the question that query parameters ask.
+
+    Args:
+        params: ``request.query_params``.
 
     Returns:
-        Question: values without duplicates; ids and workers in the order given, fields in
-        that of ``FIELDS``.
+        The question, without duplicate values. Ids and workers keep their order; fields have the
+        order of ``FIELDS``.
 
     Raises:
-        ValidationError: ``{"<parameter>": ["..."]}`` for the parameters at fault.
+        ValidationError: ``{"<parameter>": ["<what is wrong>"]}`` for each wrong parameter.
     """
     errors: dict[str, list[str]] = {}
     values: dict[str, tuple[str, ...]] = dict.fromkeys(PARAMETERS, ())
@@ -74,10 +83,10 @@ def parse_question(params: QueryDict) -> Question:
 
 
 def _clean(name: str, given: list[str]) -> tuple[str, ...]:
-    """The values of one parameter, without duplicates.
+    """Return the values of one parameter without duplicates.
 
     Raises:
-        ValueError: with a message for the caller, which never repeats the value.
+        ValueError: a value is refused. The text is for the caller and does not repeat the value.
     """
     if len(given) > MAX_VALUES:
         raise ValueError(f"At most {MAX_VALUES} values are allowed.")
@@ -95,12 +104,12 @@ def _clean(name: str, given: list[str]) -> tuple[str, ...]:
 
 
 def _known() -> str:
-    """The parameters that callers may use; those of IGNORED_PARAMETERS do nothing here."""
+    """Return the names of the parameters that have an effect, separated by commas."""
     override = api_settings.URL_FORMAT_OVERRIDE
     return ", ".join([*PARAMETERS, override] if override else PARAMETERS)
 
 
 def _shorten(name: str) -> str:
-    """A parameter's name fit to be repeated in an error body."""
+    """Return a parameter's name as an error body repeats it: cut, without lone surrogates."""
     printable = name.encode("utf-8", "replace").decode()
     return printable if len(printable) <= MAX_NAME else f"{printable[:MAX_NAME]}…"

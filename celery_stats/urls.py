@@ -1,4 +1,4 @@
-"""One path, to be included wherever the project keeps its API."""
+"""The URLs of the app: one path, which a project includes under a prefix of its choice."""
 
 from __future__ import annotations
 
