@@ -1,13 +1,20 @@
-"""The line that removes a killed worker; test_command.py runs it against a real Redis."""
+"""The lines that remove what killed processes leave in Redis.
+
+test_command.py runs the one for a killed worker against a real Redis.
+"""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from celery_stats.management.forget import forget_line
+from tests.projects import Recipe
+from tests.support import RedisServer
 
 ENTRY = (
     "SREM _kombu.binding.celery.pidbox "
@@ -55,3 +62,20 @@ def test_forget_line__key_prefix_and_exchange() -> None:
 def test_forget_line__none_on_rabbitmq_or_for_an_odd_name() -> None:
     assert line("amqp://localhost") is None
     assert line("redis://localhost", "a\n@h") is None
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
+def test_recipe__lists_of_replies_alone_are_removed() -> None:
+    (command,) = Recipe("What killed processes leave in Redis").blocks
+    server = RedisServer()
+    try:
+        client = server.client()
+        mailbox = Celery(set_as_current=False).control.mailbox
+        client.rpush(f"{mailbox.oid}.{mailbox.reply_exchange.name}", "a reply")
+        client.rpush("celery", "a task")
+        client.sadd("_kombu.binding.celery.pidbox", "a worker")
+        command = command.replace("redis-cli", f"redis-cli -p {server.port}")
+        subprocess.run(["sh", "-c", command], check=True)
+        assert sorted(client.keys()) == [b"_kombu.binding.celery.pidbox", b"celery"]
+    finally:
+        server.stop()
