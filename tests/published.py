@@ -1,4 +1,4 @@
-"""The reviewed schema, and what of an answer does not fit it."""
+"""The reviewed schema, and how an answer is validated against it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def validator(schema: dict[str, Any], name: str = "CeleryStatsResponse") -> OAS3
 
 
 def problems(answer: Any, schema: dict[str, Any], name: str = "CeleryStatsResponse") -> list[str]:
+    """Return what is wrong with an answer, by a schema's component; empty where it is valid."""
     return [
         f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
         for error in validator(schema, name).iter_errors(answer)

@@ -1,3 +1,5 @@
+"""The system checks: which message each wrong setting gets."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -39,7 +41,7 @@ SupportAndAdmin = IsSupportUser & IsAdminUser
 
 
 class ByStructure:
-    """Authentication and permission that inherit from nothing; REST framework takes both."""
+    """A class without REST framework's base classes, for authentication and permissions."""
 
     def authenticate(self, request: Any) -> None:
         return None
@@ -70,14 +72,14 @@ def ids(messages: list[CheckMessage]) -> list[str]:
     return [str(message.id).removeprefix("celery_stats.") for message in messages]
 
 
-def test_check_settings__defaults_pass(settings: Any) -> None:
+def test_check_settings__defaults__pass(settings: Any) -> None:
     assert check(DEFAULTS) == []
     assert check({}) == []
     del settings.DRF_CELERY_STATS
     assert check_settings(None) == []
 
 
-def test_check_settings__defaults_of_rest_framework_pass() -> None:
+def test_check_settings__defaults_of_rest_framework__pass() -> None:
     assert check({}, REST_FRAMEWORK={}) == []
 
 
@@ -88,7 +90,7 @@ def test_check_settings__is_registered() -> None:
         assert "E004" in ids(run_checks(tags=[Tags.security]))
 
 
-def test_check_settings__command_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_settings__command__silent(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("check", fail_level="DEBUG")
     printed = capsys.readouterr()
     assert "celery_stats" not in printed.out + printed.err
@@ -124,7 +126,7 @@ def test_ready__only_registers_the_checks() -> None:
     ],
     ids=repr,
 )
-def test_check_settings__right(value: Any) -> None:
+def test_check_settings__right__pass(value: Any) -> None:
     assert check(value) == []
 
 
@@ -208,7 +210,7 @@ def test_check_settings__right(value: Any) -> None:
     ],
     ids=repr,
 )
-def test_check_settings__wrong(value: Any, expected: str) -> None:
+def test_check_settings__wrong__one_message(value: Any, expected: str) -> None:
     messages = check(value)
     assert ids(messages) == [expected]
     assert messages[0].hint
@@ -257,7 +259,7 @@ def plain(self: Any, strict: bool = True) -> bool:
 
 @pytest.mark.parametrize("name", ["is_staff", "is_support"])
 @pytest.mark.parametrize("method", [with_argument, awaited, classmethod(with_argument)])
-def test_check_settings__user_model_whose_flag_cannot_be_called(
+def test_check_settings__user_model_whose_flag_cannot_be_called__w003(
     method: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(User, name, method)
@@ -267,24 +269,24 @@ def test_check_settings__user_model_whose_flag_cannot_be_called(
     assert f"User.{name}()" in message.msg
     assert "PERMISSION_CLASSES" in str(message.hint)
     assert ids(check({"PERMISSION_CLASSES": [here("SupportAndAdmin")]})) == ["W003"]
-    # Nobody asks for the flag.
+    # No permission class reads the flag.
     assert check({"PERMISSION_CLASSES": [here("ButMe"), here("OwnSupport")]}) == []
 
 
 @pytest.mark.parametrize("method", [plain, staticmethod(lambda: True), property(plain)])
-def test_check_settings__user_model_whose_flag_is_a_method(
+def test_check_settings__user_model_whose_flag_is_a_method__pass(
     method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(User, "is_support", method)
     assert check({}) == []
 
 
-def test_check_settings__user_model_that_is_not_there(settings: Any) -> None:
+def test_check_settings__user_model_that_does_not_exist__pass(settings: Any) -> None:
     settings.AUTH_USER_MODEL = "nowhere.User"
     assert check({}) == []
 
 
-def test_check_settings__no_challenge_by_the_projects_defaults() -> None:
+def test_check_settings__no_challenge_by_the_projects_defaults__w002() -> None:
     rest = {"DEFAULT_AUTHENTICATION_CLASSES": [SESSION]}
     assert ids(check({}, REST_FRAMEWORK=rest)) == ["W002"]
     assert ids(check({"AUTHENTICATION_CLASSES": [TOKEN]}, REST_FRAMEWORK=rest)) == []
@@ -294,17 +296,17 @@ def test_check_settings__no_challenge_by_the_projects_defaults() -> None:
     ("key", "near"),
     [("TIME_OUT", "TIMEOUT"), ("redact", "REDACT"), ("PERMISION_CLASSES", "PERMISSION_CLASSES")],
 )
-def test_check_settings__nearest_known_name(key: str, near: str) -> None:
+def test_check_settings__misspelt_key__nearest_known(key: str, near: str) -> None:
     (message,) = check({key: 1})
     assert message.hint == f"Did you mean {near!r}?"
 
 
-def test_check_settings__known_names_where_none_is_near() -> None:
+def test_check_settings__unknown_key__all_known() -> None:
     (message,) = check({"COLOUR": 1})
     assert all(name in message.hint for name in DEFAULTS)
 
 
-def test_check_settings__every_mistake_is_told() -> None:
+def test_check_settings__several_mistakes__a_message_for_each() -> None:
     value = {
         "COLOUR": 1,
         "REDACT": 1,

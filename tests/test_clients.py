@@ -1,4 +1,4 @@
-"""Clients written by others, against real workers of every pool; see clients/prepare.sh."""
+"""Clients of others, with real workers of every pool. clients/prepare.sh installs the clients."""
 
 from __future__ import annotations
 

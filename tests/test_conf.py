@@ -1,4 +1,4 @@
-"""The settings as they are read, and what a request is answered where they are wrong."""
+"""Reading the settings, and the response where a setting is wrong."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def read_everything() -> dict[str, Any]:
     return {name.upper(): getattr(conf, name) for name in vars(type(conf)) if name[0] != "_"}
 
 
-def test_conf__defaults(settings: Any) -> None:
+def test_conf__nothing_set__defaults(settings: Any) -> None:
     del settings.DRF_CELERY_STATS
     assert read_everything() == DEFAULTS
 
 
-def test_conf__the_projects_values(settings: Any) -> None:
+def test_conf__set__the_values_of_the_project(settings: Any) -> None:
     settings.DRF_CELERY_STATS = {
         "CELERY_APP": APP,
         "TIMEOUT": 2,
@@ -140,7 +140,7 @@ def test_get__wrong_setting__nobody_gets_an_answer(settings: Any, value: Any) ->
 def test_get__wrong_setting__no_secret_in_the_log(
     api: APIClient, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A broker's URL, put where the app's path belongs."""
+    """The URL of a broker, where the path of the app belongs."""
     settings.DRF_CELERY_STATS = {"CELERY_APP": ["redis://:hunter2@h/0"]}
     caplog.set_level("DEBUG")
     assert api.get(URL).status_code == 503

@@ -1,4 +1,4 @@
-"""The query parameters; the published schema is held against real answers in test_schema.py."""
+"""The query parameters, as the parser and the endpoint read them."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def errors(query: str) -> dict[str, list[str]]:
     return raised.value.detail
 
 
-def test_parse__nothing_asked() -> None:
+def test_parse__nothing__everything_is_asked() -> None:
     assert parse_question(QueryDict("")) == Question()
 
 
-def test_parse__all_three() -> None:
+def test_parse__all_three__a_question() -> None:
     question = parse_question(QueryDict("task_id=b&task_id=a&worker=celery%40h%C3%A9&field=stats"))
     assert question == Question(("stats",), ("b", "a"), ("celery@hé",))
 
 
-def test_parse__duplicates_collapse_in_the_order_given() -> None:
+def test_parse__duplicates__once_in_the_order_given() -> None:
     assert parse_question(QueryDict("task_id=b&task_id=a&task_id=b")).task_ids == ("b", "a")
 
 
-def test_parse__fields_in_the_order_of_the_answer() -> None:
+def test_parse__fields__in_the_order_of_the_answer() -> None:
     assert parse_question(QueryDict("field=stats&field=active")).fields == ("active", "stats")
 
 
-def test_parse__format_belongs_to_rest_framework() -> None:
+def test_parse__format__belongs_to_rest_framework() -> None:
     assert parse_question(QueryDict("format=json")) == Question()
 
 
-def test_parse__format_is_unknown_where_the_project_has_none(settings) -> None:
+def test_parse__format_where_the_project_has_none__unknown(settings) -> None:
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
     assert errors("format=json") == {
         "format": ["Unknown parameter; known are: task_id, worker, field."]
@@ -72,7 +72,7 @@ class NamedVersion(QueryParameterVersioning):
         (None, "version=1", ["version"]),
     ],
 )
-def test_parse__version_belongs_to_versioning_by_query(
+def test_parse__version__known_where_versioning_reads_the_query(
     versioning: str | None, query: str, unknown: list[str], settings
 ) -> None:
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "DEFAULT_VERSIONING_CLASS": versioning}
@@ -82,20 +82,20 @@ def test_parse__version_belongs_to_versioning_by_query(
         assert parse_question(QueryDict(query)) == Question()
 
 
-def test_parse__ignored_parameters_belong_to_others(settings) -> None:
+def test_parse__ignored_parameters__of_any_value(settings) -> None:
     settings.DRF_CELERY_STATS = {"IGNORED_PARAMETERS": ["x-auth-token", "_"]}
     assert parse_question(QueryDict("x-auth-token=a&_=1&_=2&worker=w")) == Question(workers=("w",))
     assert list(errors("_=1&X-Auth-Token=a&__=1")) == ["X-Auth-Token", "__"]
 
 
 class QueryToken(TokenAuthentication):
-    """As some projects have it: the token stands in the address."""
+    """A class as some projects have it: it reads the token from the URL."""
 
     def authenticate(self, request):
         return self.authenticate_credentials(request.query_params.get("x-auth-token"))
 
 
-def test_endpoint__token_in_the_address(
+def test_endpoint__token_in_the_url__ignored_where_the_setting_names_it(
     support_user: User,
     make_broker: Callable[..., Broker],
     use: Callable[[Broker], Broker],
@@ -117,7 +117,7 @@ def test_endpoint__token_in_the_address(
 
 
 @pytest.mark.parametrize("name", ["task_id", "worker"])
-def test_parse__100_values_and_255_characters_are_fine(name: str) -> None:
+def test_parse__100_values_of_255_characters__taken(name: str) -> None:
     values = [f"{number:0255}" for number in range(100)]
     query = parse_question(QueryDict("&".join(f"{name}={value}" for value in values)))
     assert (query.task_ids or query.workers) == tuple(values)
@@ -136,11 +136,11 @@ def test_parse__100_values_and_255_characters_are_fine(name: str) -> None:
         (["a%C2%85b"], "A value may not hold control characters."),
     ],
 )
-def test_parse__refused_values(name: str, values: list[str], message: str) -> None:
+def test_parse__refused_value__says_why(name: str, values: list[str], message: str) -> None:
     assert errors("&".join(f"{name}={value}" for value in values)) == {name: [message]}
 
 
-def test_parse__lone_surrogate() -> None:
+def test_parse__lone_surrogate__refused() -> None:
     params = QueryDict(mutable=True)
     params["worker"] = "a\ud800b"
     with pytest.raises(ValidationError, match="control characters"):
@@ -148,7 +148,7 @@ def test_parse__lone_surrogate() -> None:
 
 
 @pytest.mark.parametrize("value", ["ACTIVE", "ping", "active stats", " active"])
-def test_parse__unknown_field(value: str) -> None:
+def test_parse__unknown_field__names_the_known(value: str) -> None:
     messages = errors(f"field=active&field={quote(value)}")["field"]
     assert messages == [
         "Unknown field; known are: active, scheduled, reserved, revoked, query_task, stats."
@@ -162,13 +162,13 @@ def test_parse__fields_in_one_value__says_how_to_write_them() -> None:
     ]
 
 
-def test_parse__unknown_parameters_are_named() -> None:
+def test_parse__unknown_parameters__named() -> None:
     unknown = ["Unknown parameter; known are: task_id, worker, field, format."]
     assert errors("tasks=1&task_id=a&") == {"tasks": unknown}
     assert errors("a=1&b=2&field=x").keys() == {"a", "b", "field"}
 
 
-def test_parse__names_are_not_repeated_at_length() -> None:
+def test_parse__long_unknown_names__cut() -> None:
     long = "x" * 10_000
     assert list(errors(f"{long}=1")) == [f"{long[:64]}…"]
     assert len(errors("&".join(f"{number}{long}=1" for number in range(900)))) == 10
@@ -183,20 +183,20 @@ def test_parse__names_are_not_repeated_at_length() -> None:
     ],
     ids=["ten million bytes", "ten million separators", "two thousand names"],
 )
-def test_endpoint__more_parameters_than_django_reads(api: APIClient, query: str) -> None:
+def test_endpoint__more_parameters_than_django_reads__400(api: APIClient, query: str) -> None:
     response = api.generic("GET", f"/api/celery-stats/?{query}")
     assert response.status_code == 400
     assert response.json() == {"non_field_errors": ["Too many parameters."]}
 
 
-def test_endpoint__a_value_of_ten_million_bytes(api: APIClient) -> None:
+def test_endpoint__a_value_of_ten_million_bytes__400(api: APIClient) -> None:
     response = api.generic("GET", f"/api/celery-stats/?worker={'x' * 10_000_000}")
     assert response.status_code == 400
     assert response.json() == {"worker": ["A value may have at most 255 characters."]}
 
 
 @pytest.mark.parametrize("query", ["worker=%ff%fe", "worker=%ED%A0%80", "worker=%", "worker=%u1"])
-def test_parse__invalid_percent_encoding_is_only_an_unknown_name(query: str) -> None:
+def test_parse__invalid_percent_encoding__a_name_that_no_worker_has(query: str) -> None:
     (worker,) = parse_question(QueryDict(query)).workers
     assert worker.encode()
 
@@ -215,13 +215,13 @@ TEXT = st.text(st.characters(codec=None), max_size=260)
 
 
 @given(st.dictionaries(TEXT, st.lists(TEXT, min_size=1)))
-def test_parse__anything_gives_a_question_or_a_body(values: dict[str, list[str]]) -> None:
+def test_parse__any_text__a_question_or_an_error_body(values: dict[str, list[str]]) -> None:
     result = outcome(values)
     assert isinstance(result, Question) or JSONRenderer().render(result)
 
 
 @given(st.sampled_from(["task_id", "worker", "field"]), st.lists(TEXT | st.sampled_from(FIELDS)))
-def test_parse__what_passes_is_within_the_limits(name: str, values: list[str]) -> None:
+def test_parse__any_values__within_the_limits_or_refused(name: str, values: list[str]) -> None:
     result = outcome({name: values})
     if isinstance(result, dict):
         assert list(result) == [name]

@@ -40,12 +40,12 @@ from tests.support import ROOT, Broker, RedisServer, deaf_afterwards, wait_until
 URL = "/api/celery-stats/"
 TOKEN = "rest_framework.authentication.TokenAuthentication"
 
-# The API of a project that has this endpoint alone.
+# The API of a project that has only this endpoint.
 urlpatterns = [path("api/", include("celery_stats.urls"))]
 
 
 def generate(folder: Path) -> dict[str, Any]:
-    """The schema, by the command that projects use, with no warning allowed."""
+    """Return the schema that drf-spectacular's command writes. A warning is an error."""
     file = folder / "schema.yml"
     call_command("spectacular", urlconf=__name__, validate=True, fail_on_warn=True, file=str(file))
     return yaml.safe_load(file.read_text())
@@ -59,7 +59,7 @@ def fleet(redis_server: RedisServer) -> Iterator[Fleet]:
 
 @pytest.fixture
 def answer(fleet: Fleet, use: Callable[[Broker], Broker], api: APIClient) -> dict[str, Any]:
-    """What the endpoint answers of a worker of each pool, all at work."""
+    """The endpoint's answer about a busy worker of each pool."""
     use(fleet.broker)
     response = api.get(URL, {"task_id": fleet.task_ids})
     assert response.status_code == 200
@@ -151,9 +151,9 @@ def test_schema__camelizing_hook__as_on_the_wire(
         sys.modules[__name__], "urlpatterns", [*urlpatterns, path("o/", OtherView.as_view())]
     )
     components = generate(tmp_path)["components"]["schemas"]
-    # The hook has run; this endpoint's renderer does not camelize.
+    # The hook has renamed the properties of another endpoint, whose renderer camelizes.
     assert list(components.pop("Other")["properties"]) == ["oneTwo"]
-    # Other hooks may add what they like.
+    # Other hooks can still add keys.
     assert components["CeleryTask"].pop("x-team") == "shop"
     assert components == load()["components"]["schemas"]
 
@@ -240,12 +240,12 @@ def test_answer__after_a_retry_with_reprs(
 ) -> None:
     broker = use(make_broker())
     broker.fleet("odd@h")
-    # An exception can be pickled, but not be told in the JSON of a reply.
+    # An exception can be pickled, but a worker's reply cannot hold it as JSON.
     broker.app.send_task("tests.nap", [ValueError("odd")], {"seconds": 600}, serializer="pickle")
 
     def told() -> dict[str, Any] | None:
         answer: dict[str, Any] = api.get(URL).json()
-        # On a busy machine the second try may come too late.
+        # On a busy machine the worker may answer the second question too late.
         return answer if (answer["active"] or {}).get("odd@h") else None
 
     answer = wait_until(told)
@@ -350,7 +350,7 @@ def test_error__representation_and_headers_as_declared(
         assert body == {"type": "string"}
 
 
-# What the validator would say
+# The validator refuses wrong answers
 
 
 def test_validator__objects_to_an_integer_max_tasks_per_child(

@@ -1,4 +1,4 @@
-"""The endpoint's contract, asked over REST framework's client, answered by real workers."""
+"""The endpoint's contract: requests by REST framework's client, answers of real workers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestAccess:
         client.force_login(support_user)
         assert client.get(URL).status_code == 200
 
-    def test_own_authentication_class__that_alone(
+    def test_own_authentication_class__only_that(
         self, workerless: Broker, support_user: User, api: APIClient, settings: Any
     ) -> None:
         session = "rest_framework.authentication.SessionAuthentication"
@@ -81,7 +81,9 @@ class TestAccess:
             **settings.DRF_CELERY_STATS,
             "AUTHENTICATION_CLASSES": [session],
         }
-        assert api.get(URL).status_code == 403  # by token, with no challenge to send
+        assert (
+            api.get(URL).status_code == 403
+        )  # By token. The session class has no challenge, so not 401.
         client = APIClient()
         client.force_login(support_user)
         assert client.get(URL).status_code == 200
@@ -92,7 +94,9 @@ class TestAccess:
         assert response.status_code == 405
         assert set(response.json()) == {"detail"}
 
-    def test_head_and_options__as_rest_framework(self, api: APIClient, workerless: Broker) -> None:
+    def test_head_and_options__as_rest_framework_answers_them(
+        self, api: APIClient, workerless: Broker
+    ) -> None:
         head = api.head(URL)
         assert (head.status_code, head.content) == (200, b"")
         options = api.options(URL)
@@ -209,12 +213,12 @@ class Hidden(BasePermission):
 class TestSharedBody:
     @pytest.fixture
     def shared(self, fleet: Broker, monkeypatch: pytest.MonkeyPatch) -> Report:
-        """What two workers answered, as all callers get it who came together."""
+        """The report of two workers, which all callers share."""
         report = get_report(Question(), ReportOptions.from_conf(conf, app=fleet.app))
         monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
         return report
 
-    def test_callers_together__rendered_once(
+    def test_callers_who_share__rendered_once(
         self, api: APIClient, shared: Report, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rendered: list[Any] = []
@@ -241,14 +245,14 @@ class TestSharedBody:
         assert indented.content.startswith(b'{\n    "active": {')
         assert indented.json() == compact.json()
 
-    def test_error__not_the_answer(self, api: APIClient, shared: Report) -> None:
+    def test_error__not_the_shared_body(self, api: APIClient, shared: Report) -> None:
         api.get(URL)
         assert api.get(URL, {"colour": "red"}).json().keys() == {"colour"}
 
-    def test_own_answer_of_a_subclass__that(
+    def test_subclass_with_another_answer__not_the_shared_body(
         self, api: APIClient, shared: Report, support_user: User, rf: RequestFactory
     ) -> None:
-        api.get(URL)  # whose body is kept
+        api.get(URL)  # The report keeps the body.
 
         class Names(CeleryStatsView):
             def get(self, request: Request, **kwargs: Any) -> Response:
