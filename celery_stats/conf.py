@@ -41,9 +41,7 @@ class Setting(Generic[T]):
 
     key: str
 
-    def __init__(
-        self, default: Any, accepts: Callable[[Any], TypeGuard[T]], expected: str
-    ) -> None:
+    def __init__(self, default: T, accepts: Callable[[Any], TypeGuard[T]], expected: str) -> None:
         self.default = default
         self.accepts = accepts
         self.expected = expected
