@@ -1,8 +1,11 @@
-"""A report as metrics, in the text formats that Prometheus reads.
+"""A report as metrics, in the two text formats that Prometheus reads.
 
-Needs ``prometheus-client``, which the extra ``metrics`` installs. A worker may send any JSON
-value under any key, and may have any name: what is no usable number gives no sample, and labels
-are made harmless. Nothing is remembered between two reports.
+Needs ``prometheus-client``, which the extra ``metrics`` installs.
+
+Workers are not trusted: a worker may have any name, and may send any JSON value under any key.
+A value that is not a finite number has no sample. Names are cut and cleaned before they become
+values of labels. The number of series is limited. Each call starts afresh: nothing is kept from
+one report to the next.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from itertools import chain
 from math import isfinite
@@ -23,18 +25,18 @@ from prometheus_client.registry import Collector
 
 from .report import Report
 
-#: Workers that have series, those that answered first; and queues that have one.
-MAX_NAMES = 1_000
-#: Series of tasks: for one worker, and for all, of which each worker gets an equal share.
-MAX_TASKS = 500
-MAX_TASKS_IN_ALL = 20_000
-#: Characters of a label's value.
+#: The most workers that have series. Workers that answered come before missing ones.
+#: The most queues is ``MAX_QUEUES`` of ``control/queues.py``: a report holds no more of them.
+MAX_WORKERS = 1_000
+#: The most series of ``celery_task_started_total``, of one worker and of all workers together.
+#: The limit for all workers is divided equally among those that answered.
+MAX_TASKS_OF_ONE_WORKER = 500
+MAX_TASKS_OF_ALL_WORKERS = 20_000
+#: The most characters in the value of a label.
 MAX_LABEL = 200
 
-#: Control characters: Prometheus takes the first of them for the end of the text.
+#: Control characters. Prometheus reads a null character as the end of the text.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-Replies = Mapping[str, Any]  # field -> what one worker answered
 
 
 def openmetrics(report: Report) -> bytes:
@@ -44,85 +46,199 @@ def openmetrics(report: Report) -> bytes:
 
 
 def prometheus(report: Report) -> bytes:
-    """Return the metrics of a report in Prometheus' own text format 0.0.4."""
+    """Return the metrics of a report in Prometheus' text format 0.0.4."""
     return prometheus_text(_Families(report))
 
 
 @dataclass(frozen=True)
-class _Gauge:
-    """A value of each worker.
+class _Worker:
+    """The replies of one worker, and the values that gauges read from them.
 
     Attributes:
-        name: without the unit.
+        replies: field to reply; None for a field that the worker did not answer.
+        asked_at: when the workers were asked, in seconds since 1970.
+    """
+
+    replies: Mapping[str, Any]
+    asked_at: float
+
+    def length(self, field: str) -> float | None:
+        """Return the number of items in the reply to a field; None if the reply is no list."""
+        reply = self.replies.get(field)
+        return float(len(reply)) if isinstance(reply, list | tuple) else None
+
+    def stat(self, *path: str) -> Any:
+        """Return the value under a path of keys in the reply to ``stats``; None without one."""
+        value = self.replies.get("stats")
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def number(self, *path: str) -> float | None:
+        """Return the number under a path of keys in the reply to ``stats``; None without one."""
+        return _number(self.stat(*path))
+
+    def peak_memory(self) -> float | None:
+        """Return the largest resident memory in bytes; Linux reports it in units of 1 024."""
+        kibibytes = self.number("rusage", "maxrss")
+        return None if kibibytes is None else 1024 * kibibytes
+
+    def oldest_task_age(self) -> float | None:
+        """Return the age of the oldest running task in seconds; 0 if no task is running.
+
+        None if the worker did not list its running tasks, or sent no start time for any of them.
+        """
+        tasks = self.replies.get("active")
+        if not isinstance(tasks, list | tuple):
+            return None
+        starts = [_number(task.get("time_start")) for task in tasks if isinstance(task, Mapping)]
+        ages = [max(self.asked_at - start, 0.0) for start in starts if start is not None]
+        return max(ages, default=None if tasks else 0.0)
+
+
+@dataclass(frozen=True)
+class _Gauge:
+    """A figure of each worker.
+
+    Attributes:
+        name: the whole name of the series, with the unit.
         help: one sentence.
-        read: the value in a worker's replies; None where there is none. Takes the seconds
-            since 1970 at which the workers were asked as well.
-        unit: what the name ends with.
+        read: returns the figure of a worker; None if the worker has none.
+        unit: the unit with which ``name`` ends; empty for a plain number.
     """
 
     name: str
     help: str
-    read: Callable[[Replies, float], float | None]
+    read: Callable[[_Worker], float | None]
     unit: str = ""
 
 
+# To add a figure of a worker:
+# - If celery-exporter has a series with the same meaning, take its name and labels.
+# - Add a row here, and a row at the same place of the table "The series" in
+#   docs/monitoring/README.md. tests/test_monitoring.py compares the two.
+# - Add its value to the tests of tests/test_metrics.py that list all series, and to the replies
+#   in tests/simulated.py if it is not there.
+# - Add a line to CHANGELOG.md.
+# - Add a panel to docs/monitoring/dashboard.json only if the figure changes while the workers are
+#   running and helps to find out why tasks are late. Settings, such as the prefetch limit, do not.
+_GAUGES = (
+    _Gauge(
+        "celery_worker_tasks_active",
+        "Tasks that the worker is executing.",
+        lambda worker: worker.length("active"),
+    ),
+    _Gauge(
+        "celery_worker_tasks_reserved",
+        "Tasks that the worker has received and not yet started.",
+        lambda worker: worker.length("reserved"),
+    ),
+    _Gauge(
+        "celery_worker_tasks_scheduled",
+        "Tasks that the worker holds until their ETA.",
+        lambda worker: worker.length("scheduled"),
+    ),
+    _Gauge(
+        "celery_worker_tasks_revoked",
+        "Ids of revoked tasks that the worker remembers.",
+        lambda worker: worker.length("revoked"),
+    ),
+    _Gauge(
+        "celery_worker_oldest_active_task_age_seconds",
+        "Time since the oldest running task of the worker was started; 0 if no task is running.",
+        _Worker.oldest_task_age,
+        unit="seconds",
+    ),
+    _Gauge(
+        "celery_worker_concurrency",
+        "Tasks that the worker can execute at the same time.",
+        lambda worker: worker.number("pool", "max-concurrency"),
+    ),
+    _Gauge(
+        "celery_worker_prefetch_limit",
+        "Messages that the worker may hold at the same time; 0 means no limit.",
+        lambda worker: worker.number("prefetch_count"),
+    ),
+    _Gauge(
+        "celery_worker_uptime_seconds",
+        "Time since the worker was started.",
+        lambda worker: worker.number("uptime"),
+        unit="seconds",
+    ),
+    _Gauge(
+        "celery_worker_resident_memory_peak_bytes",
+        "Largest resident memory of the worker's main process since it was started (Linux).",
+        _Worker.peak_memory,
+        unit="bytes",
+    ),
+)
+
+
 class _Families(Collector):
-    """The metrics of one report; made for it and dropped with it."""
+    """The metrics of one report. ``collect()`` may be called once."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._omitted = 0
 
     def collect(self) -> Iterator[Metric]:
-        data, missing = self._report.answers, self._report.missing
-        answered = sorted({*chain.from_iterable(replies or () for replies in data.values())})
+        """Yield each metric with its samples."""
+        answers, missing = self._report.answers, self._report.missing
+        answered = sorted({*chain.from_iterable(replies or () for replies in answers.values())})
         silent = sorted(set(missing).difference(answered))
-        names = dict(self._labelled([*answered, *silent], MAX_NAMES))
+        names = dict(self._labelled([*answered, *silent], MAX_WORKERS))
         up = set(answered)
         yield _gauge(
             "celery_worker_up",
-            "Whether the worker answered (1) or is known and did not (0).",
+            "1 if the worker answered, 0 if it is known and did not answer.",
             ((label, float(name in up)) for label, name in names.items()),
         )
+        asked_at = self._report.taken_at.timestamp()
         workers = {
-            label: {field: (replies or {}).get(name) for field, replies in data.items()}
+            label: _Worker(
+                {field: (replies or {}).get(name) for field, replies in answers.items()}, asked_at
+            )
             for label, name in names.items()
             if name in up
         }
-        asked_at = self._report.taken_at.timestamp()
         for gauge in _GAUGES:
-            samples = ((label, gauge.read(each, asked_at)) for label, each in workers.items())
+            samples = ((label, gauge.read(worker)) for label, worker in workers.items())
             yield _gauge(gauge.name, gauge.help, samples, unit=gauge.unit)
         yield self._tasks(workers)
-        queues = dict(self._report.queues or {})
+        queues = self._report.queues or {}
         yield _gauge(
             "celery_queue_length",
             "Messages that wait in the queue.",
-            ((label, float(queues[name])) for label, name in self._labelled(queues, MAX_NAMES)),
-            "queue_name",
+            ((label, float(queues[name])) for label, name in self._labelled(queues, len(queues))),
+            label_name="queue_name",
         )
         yield from self._snapshot(len(answered), len(missing))
 
-    def _tasks(self, workers: Mapping[str, Replies]) -> Metric:
+    def _tasks(self, workers: Mapping[str, _Worker]) -> Metric:
+        """Return the number of tasks by worker and name of the task.
+
+        The name is celery-exporter's. It counts the event task-started, and a worker sends that
+        event when it adds a task to this total.
+        """
         family = CounterMetricFamily(
-            "celery_task_started",
+            "celery_task_started_total",
             "Tasks that the worker has accepted for execution since it was started.",
             labels=("hostname", "name"),
         )
-        share = min(MAX_TASKS, MAX_TASKS_IN_ALL // max(len(workers), 1))
-        for worker, replies in workers.items():
-            total = _inside(replies, "total")
-            for label, name in self._labelled(total if isinstance(total, Mapping) else (), share):
+        limit = min(MAX_TASKS_OF_ONE_WORKER, MAX_TASKS_OF_ALL_WORKERS // max(len(workers), 1))
+        for hostname, worker in workers.items():
+            total = worker.stat("total")
+            for label, name in self._labelled(total if isinstance(total, Mapping) else (), limit):
                 value = _number(total[name])
-                # A counter may be nothing else.
+                # OpenMetrics forbids counters below zero.
                 if value is not None and value >= 0:
-                    family.add_metric((worker, label), value)
+                    family.add_metric((hostname, label), value)
         return family
 
     def _snapshot(self, answered: int, missing: int) -> Iterator[Metric]:
         yield GaugeMetricFamily(
-            "celery_snapshot_duration",
-            "What it took to ask the workers, until the last answer.",
+            "celery_snapshot_duration_seconds",
+            "Time from the start of the snapshot to the last answer of a worker.",
             self._report.elapsed,
             unit="seconds",
         )
@@ -136,14 +252,16 @@ class _Families(Collector):
         )
         yield GaugeMetricFamily(
             "celery_snapshot_names_omitted",
-            "Names of workers, tasks and queues that have no series, because there are too many.",
+            "Names of workers, tasks and queues that have no series, because there are too many "
+            "or because another name has the same label.",
             self._omitted,
         )
 
     def _labelled(self, names: Iterable[str], limit: int) -> Iterator[tuple[str, str]]:
-        """Yield the first ``limit`` names, each with a label that no other has.
+        """Yield the label and the name of the first names, each label once; count the rest.
 
-        Two samples with equal labels would make Prometheus refuse the whole.
+        Two names can have the same label. Prometheus refuses the whole scrape if two samples have
+        equal labels, so only the first of them is kept.
         """
         taken: set[str] = set()
         for name in names:
@@ -159,10 +277,11 @@ def _gauge(
     name: str,
     text: str,
     samples: Iterable[tuple[str, float | None]],
-    label_name: str = "hostname",
     *,
+    label_name: str = "hostname",
     unit: str = "",
 ) -> Metric:
+    """Return a gauge with a sample for each pair of a label's value and a number."""
     family = GaugeMetricFamily(name, text, labels=(label_name,), unit=unit)
     for label, value in samples:
         if value is not None:
@@ -171,7 +290,11 @@ def _gauge(
 
 
 def _label(name: str) -> str:
-    """A name as a label's value; where it is too long, its beginning and its hash."""
+    """Return a name as the value of a label.
+
+    Control characters and characters that UTF-8 cannot encode are replaced. A name that is too
+    long is cut and ends with its hash, so that long names that begin alike stay different.
+    """
     text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", name.encode("utf-8", "replace").decode())
     if len(text) <= MAX_LABEL:
         return text
@@ -179,11 +302,12 @@ def _label(name: str) -> str:
     return f"{text[: MAX_LABEL - 17]}…{digest}"
 
 
-# Values
-
-
 def _number(value: Any) -> float | None:
-    """The value where it is a finite number; workers send ``"N/A"`` and null in its place."""
+    """Return a value as a float; None if it is not a finite number.
+
+    The function of the page with the same purpose also accepts infinities and integers that no
+    float can hold. Samples cannot have them.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -191,87 +315,3 @@ def _number(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if isfinite(number) else None
-
-
-def _inside(replies: Replies, *path: str) -> Any:
-    """What stands in a worker's ``stats`` under a path of keys; None where nothing does."""
-    value = replies.get("stats")
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _length(replies: Replies, _asked_at: float, *, field: str) -> float | None:
-    reply = replies.get(field)
-    return float(len(reply)) if isinstance(reply, list | tuple) else None
-
-
-def _stat(replies: Replies, _asked_at: float, *, path: tuple[str, ...]) -> float | None:
-    return _number(_inside(replies, *path))
-
-
-def _peak_memory(replies: Replies, _asked_at: float) -> float | None:
-    kilobytes = _number(_inside(replies, "rusage", "maxrss"))
-    return None if kilobytes is None else 1024 * kilobytes
-
-
-def _oldest(replies: Replies, asked_at: float) -> float | None:
-    """The age of the oldest running task; 0 where none runs, None where none has a start."""
-    tasks = replies.get("active")
-    if not isinstance(tasks, list | tuple):
-        return None
-    starts = [_number(task.get("time_start")) for task in tasks if isinstance(task, Mapping)]
-    ages = [max(asked_at - start, 0.0) for start in starts if start is not None]
-    return max(ages, default=None if tasks else 0.0)
-
-
-_GAUGES = (
-    _Gauge(
-        "celery_worker_tasks_active",
-        "Tasks that the worker is executing.",
-        partial(_length, field="active"),
-    ),
-    _Gauge(
-        "celery_worker_tasks_reserved",
-        "Tasks that the worker has received and not yet started.",
-        partial(_length, field="reserved"),
-    ),
-    _Gauge(
-        "celery_worker_tasks_scheduled",
-        "Tasks that the worker holds until their ETA.",
-        partial(_length, field="scheduled"),
-    ),
-    _Gauge(
-        "celery_worker_tasks_revoked",
-        "Ids of revoked tasks that the worker remembers.",
-        partial(_length, field="revoked"),
-    ),
-    _Gauge(
-        "celery_worker_oldest_active_task_age",
-        "For how long the worker's oldest running task has run; 0 if it runs none.",
-        _oldest,
-        unit="seconds",
-    ),
-    _Gauge(
-        "celery_worker_concurrency",
-        "Tasks that the worker can execute at the same time.",
-        partial(_stat, path=("pool", "max-concurrency")),
-    ),
-    _Gauge(
-        "celery_worker_prefetch_limit",
-        "Messages that the worker may hold at the same time; 0 is no limit.",
-        partial(_stat, path=("prefetch_count",)),
-    ),
-    _Gauge(
-        "celery_worker_uptime",
-        "Time since the worker was started.",
-        partial(_stat, path=("uptime",)),
-        unit="seconds",
-    ),
-    _Gauge(
-        "celery_worker_resident_memory_peak",
-        "Largest resident memory of the worker's main process since it was started (Linux).",
-        _peak_memory,
-        unit="bytes",
-    ),
-)

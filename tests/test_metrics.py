@@ -1,11 +1,11 @@
-"""The metrics: what is in them, and that no worker's answer or name can break their format."""
+"""The values of the metrics, and that no reply or name of a worker can break their format."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,7 +20,7 @@ from rest_framework.test import APIClient
 from celery_stats import views
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import FIELDS, Question
-from celery_stats.metrics import openmetrics, prometheus
+from celery_stats.metrics import _GAUGES, openmetrics, prometheus
 from celery_stats.report import Report
 from tests.simulated import replies
 from tests.support import ROOT, Broker, Mailbox, free_port, wait_until
@@ -32,7 +32,7 @@ ERROR = "text/plain; charset=utf-8"
 ASKED = ("active", "scheduled", "reserved", "revoked", "stats")
 NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
-#: As Prometheus 2.42 and 3.5 send it.
+#: The Accept headers of Prometheus 2.42 and 3.5.
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -51,7 +51,7 @@ Samples = dict[tuple[str, ...], float]
 def make_report(
     answers: dict[str, Any], missing: Any = (), queues: dict[str, int] | None = None
 ) -> Report:
-    """A report of ``worker -> field -> reply``."""
+    """Return a report of replies, given as worker to field to reply."""
     data = {
         field: {worker: said[field] for worker, said in answers.items() if field in said} or None
         for field in FIELDS
@@ -60,7 +60,10 @@ def make_report(
 
 
 def samples(text: str) -> Samples:
-    """The value of each sample by its name and the values of its labels, in the labels' order."""
+    """Return the value of each sample, by its name and its labels' values.
+
+    The values are in the order of the labels' names.
+    """
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -73,8 +76,28 @@ def of(report: Report) -> Samples:
 
 
 def about(found: Samples, worker: str) -> dict[str, float]:
-    """The samples of one worker that have no other label."""
+    """Return the samples of one worker that have no other label."""
     return {name: value for (name, *labels), value in found.items() if labels == [worker]}
+
+
+class SameEverywhere(dict[str, Any]):
+    """A mapping that has the same value under every key, so that it has every key of a gauge."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.value
+
+
+def filled_with(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield replies of a worker with a value everywhere a gauge reads, one depth at a time."""
+    everywhere = SameEverywhere(value)
+    yield dict.fromkeys(ASKED, value)
+    yield {**{field: [value] for field in ASKED}, "stats": everywhere}
+    yield {**{field: [everywhere] for field in ASKED}, "stats": SameEverywhere(everywhere)}
+    yield {"stats": {"total": {"a": value, "b": 3}}}
 
 
 class TestValues:
@@ -157,21 +180,16 @@ class TestHostile:
         "odd", ["N/A", None, True, [], {}, {"error": "no"}, 10**400, "1", -(10**30), 1e308]
     )
     def test_odd_values_everywhere__no_error_and_valid_text(self, odd: Any) -> None:
-        stats: dict[str, Any] = {
-            "uptime": odd,
-            "prefetch_count": odd,
-            "total": {"a": odd, "b": 3},
-            "pool": {"max-concurrency": odd},
-            "rusage": {"maxrss": odd},
-        }
-        for said in (
-            dict.fromkeys(ASKED, odd),
-            {"stats": stats, "active": [odd, {"time_start": odd}]},
-            {"stats": dict.fromkeys(stats, odd)},
-        ):
+        for said in filled_with(odd):
             found = of(make_report({"one@h": said, "two@h": replies("two@h")}))
             assert about(found, "two@h")["celery_worker_concurrency"] == 2
             assert found.get(("celery_task_started_total", "one@h", "b"), 3) == 3
+
+    def test_odd_values__are_put_where_each_gauge_reads(self) -> None:
+        read = {
+            name for said in filled_with(7) for name in about(of(make_report({"w": said})), "w")
+        }
+        assert read == {"celery_worker_up", *(gauge.name for gauge in _GAUGES)}
 
     def test_counter_below_zero__no_sample(self) -> None:
         found = of(make_report({"one@h": {"stats": {"total": {"a": -1, "b": 1}}}}))
@@ -218,6 +236,18 @@ class TestHostile:
         assert len([key for key in found if key[0] == "celery_worker_up"]) == 2
         assert found[("celery_snapshot_names_omitted",)] == 1
 
+    def test_hostile_fleet__as_many_series_as_the_documents_say(self) -> None:
+        said = {}
+        for number in range(1100):
+            name = f"w{number:04}@h"
+            said[name] = replies(name)
+            said[name]["stats"]["total"] = {f"{name}.task{task:02}": 1 for task in range(30)}
+        found = of(make_report(said, queues={f"queue{number}": 1 for number in range(100)}))
+        assert len(found) == 30_104
+        assert found[("celery_snapshot_names_omitted",)] == 100 + 1000 * 10
+        text = (ROOT / "docs" / "monitoring" / "README.md").read_text()
+        assert "at most 30 104 series" in " ".join(text.split())
+
     def test_more_workers_and_tasks_than_allowed__those_that_answered_and_equal_shares(
         self,
     ) -> None:
@@ -241,7 +271,7 @@ class TestHostile:
 class TestNegotiation:
     @pytest.fixture(autouse=True)
     def recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One worker, which need not be asked."""
+        """Answer requests with a report of one worker, without asking any."""
         report = make_report({"one@h": replies("one@h")})
         monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
 
@@ -316,7 +346,7 @@ class TestErrors:
 class TestAsking:
     @pytest.fixture
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Question]:
-        """The questions of the requests to come."""
+        """Return a list that holds the question of each request after it."""
         questions: list[Question] = []
 
         def noted(question: Question, *args: Any, **kwargs: Any) -> Report:
