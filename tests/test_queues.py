@@ -1,4 +1,4 @@
-"""The lengths of the queues, asked of real brokers."""
+"""The lengths of queues on real brokers, and where they are shown."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def connected(broker: Broker) -> Iterator[Connection]:
 
 
 def lengths(broker: Broker, **options: float) -> dict[str, int]:
-    """The lengths by the names without the part that tells the tests apart."""
+    """Return the length by name of the queue, without the prefix that is unique to each test."""
     with connected(broker) as connection:
         found = queue_lengths(broker.app, connection, **options)
     return {name.removeprefix(f"{broker.namespace}."): n for name, n in found.items()}
 
 
 def wait_for(broker: Broker, expected: dict[str, int]) -> None:
-    """RabbitMQ counts a message a moment after it was sent."""
+    """Wait until the queues have these lengths, because RabbitMQ counts messages with a delay."""
     wait_until(lambda: lengths(broker) == expected, what=str(expected))
 
 
@@ -77,7 +77,7 @@ def test_queue_lengths__declared_queues__each_and_0_where_it_does_not_exist(
     broker.app.conf.task_queues = [Queue(name_of(broker, "none")), one, two]
     send(broker, one.name, 3)
     send(broker, two.name, 1)
-    # With AMQP the first of them closes the channel.
+    # With AMQP the declaration of the first queue fails and closes the channel.
     wait_for(broker, {"none": 0, "one": 3, "two": 1})
 
 
@@ -163,7 +163,7 @@ def test_take_snapshot__queues_asked_for__beside_whole_answers(broker: Broker) -
     broker.fleet("one@h")
     send(broker, name_of(broker, "one"), 2)
     wait_for(broker, {"none": 0, "one": 2})
-    for _ in range(2):  # on a new connection, and on the kept one
+    for _ in range(2):  # The second snapshot uses the connection of the first.
         snapshot = take_snapshot(Question(queues=True), Options(broker.app, timeout=2, deadline=8))
         assert all(snapshot.answers[field] is not None for field in FIELDS)
         assert snapshot.queues == {name_of(broker, "none"): 0, name_of(broker, "one"): 2}
@@ -187,7 +187,7 @@ def test_metrics__backlog_behind_a_busy_worker__the_length_of_the_queue(
         text = api.get(f"{URL}?format=openmetrics").content.decode()
         return float(text.partition(sample)[2].partition("\n")[0])
 
-    # One is running and one is reserved.
+    # Of five messages one is executed and one is reserved.
     wait_until(lambda: length() == 3)
 
 
@@ -215,7 +215,7 @@ class TestPage:
     def shown(
         self, api: APIClient, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[[dict[str, int] | None], str]:
-        """The page's text for queues and no worker."""
+        """Return a function that returns the page for these queues and no worker."""
 
         def show(queues: dict[str, int] | None) -> str:
             report = Report(dict.fromkeys(FIELDS), {}, datetime.now(timezone.utc), 0.1, queues)
