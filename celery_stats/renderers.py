@@ -116,18 +116,20 @@ def content_security_policy() -> str:
 
 
 class OpenMetricsRenderer(BaseRenderer):
-    """Metrics in the OpenMetrics text format, and for ``?format=openmetrics``."""
+    """``application/openmetrics-text`` for scrapers, and for ``?format=openmetrics``."""
 
-    # Without the version, so that whoever does not ask for one gets it as well.
+    # Has no version, so that it also matches an Accept header that names none.
     media_type = "application/openmetrics-text"
     format = "openmetrics"
     charset = "utf-8"
     content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    #: What the metrics are made of.
+    #: The fields that the metrics need. A scrape asks the workers for no others.
     fields = ("active", "scheduled", "reserved", "revoked", "stats")
 
     def text(self, report: Report) -> bytes:
-        # The module needs prometheus-client, which projects without metrics do not have.
+        """Return the metrics of a report."""
+        # Imported here, because the module needs prometheus-client, which projects without the
+        # extra do not have.
         from .metrics import openmetrics
 
         return openmetrics(report)
@@ -138,7 +140,10 @@ class OpenMetricsRenderer(BaseRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """The metrics of an answer; anything else, such as an error, as lines of plain text."""
+        """Return the metrics of a report, or an error or the answer to OPTIONS as plain text.
+
+        Plain text has one line for each message, with the name of the parameter before it.
+        """
         renderer_context = renderer_context or {}
         response: Response = renderer_context["response"]
         if isinstance(data, Report):
@@ -155,18 +160,20 @@ class OpenMetricsRenderer(BaseRenderer):
 
 
 class PrometheusRenderer(OpenMetricsRenderer):
-    """The same in Prometheus' own text format, for scrapers that know no other."""
+    """Prometheus' own text format 0.0.4, for scrapers that do not know OpenMetrics."""
 
     media_type = "text/plain; version=0.0.4"
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def text(self, report: Report) -> bytes:
+        """Return the metrics of a report."""
         from .metrics import prometheus
 
         return prometheus(report)
 
 
-#: What the extra ``metrics`` offers; nothing where it is not installed.
+#: The renderers of the extra ``metrics``; empty if prometheus-client is not installed, so that
+#: REST framework answers 406 for their formats.
 METRICS_RENDERERS: tuple[type[OpenMetricsRenderer], ...] = (
     (OpenMetricsRenderer, PrometheusRenderer) if find_spec("prometheus_client") else ()
 )
