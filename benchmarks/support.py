@@ -151,13 +151,17 @@ class Client:
         self.close = self.connection.close
 
     def get(self) -> Any:
-        """Return the decoded body."""
+        """Return the decoded JSON body."""
+        return json.loads(self.read())
+
+    def read(self) -> bytes:
+        """Return the body."""
         self.connection.request("GET", self.path, headers=self.headers)
         response = self.connection.getresponse()
         body = response.read()
         if response.status != self.expects:
             raise AssertionError(f"{response.status}: {body[:200]!r}")
-        return json.loads(body)
+        return body
 
 
 class Fleet:
