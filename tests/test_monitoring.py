@@ -1,4 +1,4 @@
-"""The files in docs/monitoring, used by promtool and by a Prometheus that scrapes real workers."""
+"""The files in docs/monitoring, read by promtool and by a Prometheus that scrapes real workers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,18 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for rule in group["rules"]}
 
 
-def promtool(*args: str, folder: Path = DOCS) -> str:
+def promtool(*args: str, folder: Path = DOCS, text: str = "") -> str:
+    """Run promtool, with a text as its input, and return what it prints."""
     run = subprocess.run(
-        ["promtool", *args], cwd=folder, capture_output=True, text=True, check=False
+        ["promtool", *args], cwd=folder, input=text, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout + run.stderr
     return run.stdout
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker], use: Callable[[Broker], Broker]) -> Broker:
+    return use(make_broker(worker_prefetch_multiplier=1))
 
 
 @needs_prometheus
@@ -62,6 +68,16 @@ class TestPromtool:
         ]
         assert fired == list(alerts())
 
+    def test_metrics_of_a_worker__no_complaint(self, broker: Broker, api: APIClient) -> None:
+        broker.fleet("one@h")
+        broker.send()
+
+        def at_work() -> str:
+            text = api.get(URL, headers={"Accept": "text/plain;version=0.0.4"}).content.decode()
+            return text if "celery_task_started_total{" in text else ""
+
+        assert promtool("check", "metrics", text=wait_until(at_work)) == ""
+
 
 @dataclass
 class Prometheus:
@@ -78,12 +94,12 @@ class Prometheus:
         return list(self.get("query", query=expression)["result"])
 
     def health(self) -> str:
-        """``up``, ``down`` or ``unknown``, as the page of the targets says."""
+        """Return the state of the target, as the targets page shows it: up, down or unknown."""
         targets = self.get("targets")["activeTargets"]
         return str(targets[0]["health"]) if targets else "unknown"
 
     def firing(self) -> set[tuple[str, str]]:
-        """Name and worker of each alert that fires."""
+        """Return the name of each alert that fires, and its worker or an empty string."""
         return {
             (alert["labels"]["alertname"], alert["labels"].get("hostname", ""))
             for alert in self.get("alerts")["alerts"]
@@ -92,13 +108,11 @@ class Prometheus:
 
 
 @pytest.fixture
-def broker(make_broker: Callable[..., Broker], use: Callable[[Broker], Broker]) -> Broker:
-    return use(make_broker(worker_prefetch_multiplier=1))
-
-
-@pytest.fixture
 def prometheus(live_server: Any, api: APIClient, tmp_path: Path) -> Iterator[Prometheus]:
-    """It scrapes the live server each second, and its alerts wait for no longer."""
+    """A Prometheus that scrapes the live server once a second.
+
+    It has the configuration of the docs, but for the address, and all times are one second.
+    """
     config = yaml.safe_load((DOCS / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     (job,) = config["scrape_configs"]
@@ -172,6 +186,22 @@ class TestScrape:
         wait_until(lambda: prometheus.firing() == {("CeleryWorkerMissing", "two@h")})
         workers[1].thaw()
         wait_until(lambda: prometheus.firing() == set())
+
+    def test_worker_restarted__its_counter_begins_again(
+        self, prometheus: Prometheus, broker: Broker
+    ) -> None:
+        counter = 'celery_task_started_total{hostname="one@h", name="tests.nap"}'
+        (worker,) = broker.fleet("one@h")
+        for _ in range(3):
+            broker.send()
+        wait_until(lambda: prometheus.query(f"{counter} == 3"))
+        worker.stop()
+        broker.fleet("one@h")
+        for _ in range(2):
+            broker.send()
+        wait_until(lambda: prometheus.query(f"{counter} == 2"))
+        # Prometheus adds the two counts up: it sees the reset.
+        assert prometheus.query(f"resets({counter}[1m]) == 1")
 
     def test_no_worker__that_alert(self, prometheus: Prometheus, broker: Broker) -> None:
         wait_until(lambda: prometheus.firing() == {("CeleryNoWorkers", "")})
