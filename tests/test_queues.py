@@ -151,6 +151,19 @@ def test_queue_lengths__too_many__the_first_100(make_broker: MakeBroker) -> None
     assert list(lengths(broker, within=30)) == [f"{n:03}" for n in range(100)]
 
 
+def test_queue_lengths__too_many_and_refused__no_more_than_100_are_asked_for(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    names = [name_of(broker, f"{n:03}") for n in range(120)]
+    broker.app.conf.task_queues = [Queue(name) for name in names]
+    with connected(broker) as connection:
+        for name in names[:10]:
+            # Redis refuses to tell the length of a value that is not a list.
+            connection.default_channel.client.set(name, "text")
+    assert list(lengths(broker, within=30)) == [f"{n:03}" for n in range(10, 100)]
+
+
 def test_queue_lengths__no_time_left__none(make_broker: MakeBroker) -> None:
     assert lengths(make_broker(), within=0) == {}
 
