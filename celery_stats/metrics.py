@@ -35,7 +35,8 @@ MAX_TASKS_OF_ALL_WORKERS = 20_000
 #: The most characters in the value of a label.
 MAX_LABEL = 200
 
-#: Control characters. Prometheus reads a null character as the end of the text.
+#: Control characters. Both formats allow them in labels, but a terminal that prints an alert would
+#: act on some of them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

@@ -226,6 +226,10 @@ class TestHostile:
         )
         assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
 
+    def test_control_characters_in_a_name__replaced_in_the_label(self) -> None:
+        found = of(make_report({}, missing=["a\x00\x1b[2J\x85b"]))
+        assert ("celery_worker_up", "a\ufffd\ufffd[2J\ufffdb") in found
+
     def test_names_that_differ_past_the_cut__two_series(self) -> None:
         found = of(make_report({}, missing=["x" * 10_000, "x" * 10_001]))
         labels = {key[1] for key in found if key[0] == "celery_worker_up"}
