@@ -745,7 +745,7 @@ class TestKilledInTheMiddle:
                 assert {*map(bytes.decode, client.keys())} - before == {queue}
                 assert 1 <= client.llen(queue) <= len(FIELDS)
                 assert client.scard(bindings) == bound + 1
-                assert client.delete(queue, bindings) == 2  # as the README says
+                assert client.delete(queue, bindings) == 2  # as docs/recipes.md says
         else:
             queue = self.kill(place, tmp_path / "log")
             with kombu.Connection(place.broker.url) as connection:
