@@ -1,15 +1,14 @@
-"""The one place where whatever a worker sends becomes valid JSON.
+"""Makes valid JSON of whatever a worker sends.
 
-Workers answer in the serializer of their app, so a reply may hold anything that
-kombu's extended JSON, YAML or pickle can carry. REST framework's renderer raises
-on some of it (bytes that are not UTF-8, NaN, lone surrogates, keys that are
-tuples) and the rest of the answer would be lost with it.
+Workers answer in the serializer of their app, so a reply may hold anything that kombu's extended
+JSON, YAML or pickle can carry. REST framework's renderer raises on some of it (bytes that are not
+UTF-8, NaN, lone surrogates, keys that are tuples), and the whole answer would be lost.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import date, time, timedelta
 from decimal import Decimal
 from itertools import count
@@ -20,8 +19,8 @@ from uuid import UUID
 from django.utils.functional import Promise
 from rest_framework.utils.encoders import JSONEncoder
 
-#: Levels of lists and objects inside each other that are passed on: parsers have
-#: limits of their own, and Python's writer recurses.
+#: Levels of lists and objects inside each other that are passed on, because parsers have limits
+#: of their own, and Python's writer recurses.
 MAX_LEVELS = 100
 #: Characters of an object's ``repr`` that are passed on.
 MAX_REPR = 1000
@@ -29,63 +28,64 @@ MAX_REPR = 1000
 CYCLIC = "<cut: cyclic>"
 TOO_DEEP = f"<cut: deeper than {MAX_LEVELS} levels>"
 
-# The interpreter's limit on the digits of integers is at least 640, which is more
-# than this: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
+# Integers up to this are written without a test. The interpreter's limit on the digits of an
+# integer is at least 640, which is more:
+# https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
 _LONG = 1 << 2048
 
 _encode = JSONEncoder().default
 
 
 def jsonsafe(value: Any) -> Any:
-    """Any value as None, bool, int, finite float, str, list or str-keyed dict.
+    """Return any value as None, bool, int, finite float, str, list or dict with keys of text.
 
-    What is JSON already is returned as it is, the same object: that keeps an
-    answer of 10 000 tasks cheap. Idempotent. Keys that become the same text are
-    numbered (``"1"``, ``"1 (2)"``), so that nothing is lost. The value is not
-    modified, and may share parts with the result.
+    What is JSON already is returned as it is, the same object: that keeps an answer of 10 000
+    tasks cheap. So converting twice changes nothing. Keys that become the same text are numbered
+    (``"1"``, ``"1 (2)"``), so that nothing is lost. The value is not modified, and may share
+    parts with the result.
     """
     return Converter().convert(value)
 
 
 class Converter:
-    """One conversion; subclasses change what becomes of text and of keys on the way.
+    """One conversion. Subclasses change what becomes of text, keys and containers on the way.
 
-    The loops spell out the commonest cases: a call for every value would take as long
-    as decoding and writing the whole answer, see ``benchmarks/conversion.py``.
+    ``container`` handles the commonest kinds of values itself: a call for every value would take
+    as long as decoding and writing the whole answer, see ``benchmarks/conversion.py``.
     """
 
-    #: Whether ``text`` is asked about text without a colon, too, if it is long or has a space
-    #: or an equals sign.
-    every_text = False
+    #: ASCII text without this is passed on without a call of ``text``. ASCII text never holds
+    #: the default, and always holds the empty text.
+    looks_for = "\x80"
 
     def __init__(
         self, *, inside: Mapping[str, Converter] | None = None, path: set[int] | None = None
     ) -> None:
         """
         Args:
-            inside: Key -> the converter of lists and objects under that key.
-            path: Shared by the converters of one conversion.
+            inside: key to the converter of the lists and objects under that key.
+            path: ids of the containers around the current value, shared by all converters of one
+                conversion. Depth alone would not do: a list that holds itself twice takes 2**100
+                steps to the hundredth level.
         """
-        self._inside = inside or {}
-        #: The ids of the containers around the current one. Depth alone would not do: a
-        #: list that holds itself twice takes 2**100 steps to the hundredth level.
+        self._inside: Mapping[Any, Converter] = inside or {}
         self._path = set() if path is None else path
         #: Keys that need no change. Few names make up all the keys of an answer.
         self._known_keys: set[str] = set()
 
     def text(self, value: str) -> str:
-        """Convert text that has a colon or is not ASCII; see ``every_text`` for other text."""
+        """Convert a text; see ``looks_for``."""
         return value if value.isascii() else _utf8(value)
 
     def other(self, value: object) -> str:
-        """Write an object that JSON has no kind for: its ``repr``, cut to a bearable length."""
+        """Write an object that JSON has no kind for: the first characters of its ``repr``."""
         try:
-            return _cut(repr(value))
+            return _first_characters(repr(value))
         except Exception:  # noqa: BLE001 - the object's own code may raise anything
             return f"<unprintable {type(value).__name__}>"
 
     def keys(self, value: dict[Any, Any]) -> dict[str, Any]:
-        """The same under keys that are text; those that are text already keep their names."""
+        """Return the same under keys that are text; those that are text keep their names."""
         names = [self._key(key) for key in value]
         taken = {name for name, key in zip(names, value, strict=True) if name is key}
         self._known_keys |= taken
@@ -105,13 +105,10 @@ class Converter:
     def convert(self, value: Any, level: int = 1) -> Any:
         """Convert a value that, if it is a container, stands at ``level``."""
         kind = type(value)
-        if kind is dict:
-            return self.mapping(value, level, id(value))
-        if kind is list:
-            return self.sequence(value, level, id(value))
+        if kind is dict or kind is list:
+            return self.container(value, level, id(value))
         if kind is str:
-            skip = value.isascii() and ":" not in value and not self.every_text
-            return value if skip else self.text(value)
+            return self.text(value)
         if kind is int:
             return value if -_LONG < value < _LONG else _integer(value)
         if value is None or kind is bool:
@@ -120,98 +117,63 @@ class Converter:
             return value if isfinite(value) else _not_finite(value)
 
         plain = self._plain(value)
-        if type(plain) is dict:
-            return self.mapping(plain, level, id(value))
-        if type(plain) is list:
-            converted = self.sequence(plain, level, id(value))
-            in_order = issubclass(kind, Set) and type(converted) is list
-            return _in_order(converted) if in_order else converted
-        return self.convert(plain)
+        if type(plain) is not dict and type(plain) is not list:
+            return self.convert(plain)
+        members = self.container(plain, level, id(value))
+        return _in_order(members) if issubclass(kind, Set) and type(members) is list else members
 
-    def mapping(self, value: dict[Any, Any], level: int, identity: int) -> Any:
-        """Convert an object, as JSON has it.
+    def container(
+        self, value: dict[Any, Any] | list[Any], level: int, identity: int
+    ) -> dict[str, Any] | list[Any] | str:
+        """Convert a dict or a list with all that is in it.
 
         Args:
-            identity: The id of what the dict was made from, itself perhaps.
+            level: how many containers there are from the outermost to this one.
+            identity: the id of what the container was made from, or of the container itself.
         """
         if level > MAX_LEVELS:
             return TOO_DEEP
         if identity in self._path:
             return CYCLIC
-        on_path = False
-        colons_only = not self.every_text
-        source = value if self._known_keys.issuperset(value) else self.keys(value)
-        result = source
-        for key, item in source.items():
+        pairs: Iterable[tuple[Any, Any]]
+        if type(value) is dict:
+            if not self._known_keys.issuperset(value):
+                value = self.keys(value)
+            pairs = value.items()
+        else:
+            pairs = enumerate(value)
+        result: Any = value
+        converted: Any
+        is_on_path = False
+        looks_for = self.looks_for
+        for key, item in pairs:
             kind = type(item)
             if kind is str:
-                if (
-                    item.isascii()
-                    and ":" not in item
-                    and (colons_only or (len(item) < 20 and "=" not in item and " " not in item))
-                ):
+                if item.isascii() and looks_for not in item:
                     continue
                 converted = self.text(item)
             elif item is None or kind is bool or (kind is int and -_LONG < item < _LONG):
                 continue
             else:
-                if not on_path:
+                if not is_on_path:
                     self._path.add(identity)
-                    on_path = True
+                    is_on_path = True
                 inside = self._inside.get(key, self)
-                if kind is dict:
-                    converted = inside.mapping(item, level + 1, id(item))
-                elif kind is list:
-                    converted = inside.sequence(item, level + 1, id(item))
+                if kind is dict or kind is list:
+                    converted = inside.container(item, level + 1, id(item))
                 else:
                     converted = inside.convert(item, level + 1)
             if converted is not item:
-                if result is source:
-                    result = source.copy()
-                result[key] = converted
-        if on_path:
-            self._path.remove(identity)
-        return result
-
-    def sequence(self, value: list[Any], level: int, identity: int) -> Any:
-        if level > MAX_LEVELS:
-            return TOO_DEEP
-        if identity in self._path:
-            return CYCLIC
-        on_path = False
-        colons_only = not self.every_text
-        result = value
-        for index, item in enumerate(value):
-            kind = type(item)
-            if kind is str:
-                if (
-                    item.isascii()
-                    and ":" not in item
-                    and (colons_only or (len(item) < 20 and "=" not in item and " " not in item))
-                ):
-                    continue
-                converted = self.text(item)
-            elif kind is int and -_LONG < item < _LONG:
-                continue
-            else:
-                if not on_path:
-                    self._path.add(identity)
-                    on_path = True
-                if kind is dict:
-                    converted = self.mapping(item, level + 1, id(item))
-                else:
-                    converted = self.convert(item, level + 1)
-            if converted is not item:
                 if result is value:
                     result = value.copy()
-                result[index] = converted
-        if on_path:
+                result[key] = converted
+        if is_on_path:
             self._path.remove(identity)
-        return result
+        return result  # type: ignore[no-any-return]
 
     def _key(self, key: Any) -> str:
-        """A key as Python's writer has it, or as text where that would refuse it."""
-        if type(key) is str:  # Names, not text: nothing but their encoding matters.
+        """Return a key as Python's writer has it, or as text where that would refuse it."""
+        if type(key) is str:
             return key if key.isascii() else _utf8(key)
         plain = Converter(path=self._path).convert(key)
         if type(plain) is list or type(plain) is dict:
@@ -221,19 +183,19 @@ class Converter:
         return str(plain).lower() if type(plain) is bool else str(plain)
 
     def _plain(self, value: Any) -> Any:
-        """The value as one of the exact types that ``convert`` knows."""
-        kind = type(value)  # Not isinstance(): proxies lie about their class.
+        """Return the value as one of the exact types that ``convert`` knows."""
+        kind = type(value)  # Not isinstance(): a proxy tells a class that it is not of.
         try:
             for bases, plain in _PLAIN:
                 if issubclass(kind, bases):
                     return plain(value)
-        except Exception:  # noqa: BLE001 - so may a mapping's or a time zone's
+        except Exception:  # noqa: BLE001 - the code of a mapping or a time zone may raise anything
             return self.other(value)
         return self.other(value)
 
 
 def _utf8(value: str) -> str:
-    """Text with lone surrogates, which UTF-8 cannot carry, escaped."""
+    """Return a text with its lone surrogates escaped, because UTF-8 cannot carry them."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -242,11 +204,11 @@ def _utf8(value: str) -> str:
 
 
 def _integer(value: int) -> int | str:
-    """A long integer, in hexadecimal text where the interpreter refuses its digits."""
+    """Return a long integer, as hexadecimal text where the interpreter refuses its digits."""
     try:
         str(value)
     except ValueError:
-        return _cut(hex(value))
+        return _first_characters(hex(value))
     return value
 
 
@@ -257,14 +219,14 @@ def _not_finite(value: float) -> str:
 
 
 def _in_order(values: Any) -> Any:
-    """What was a set, in an order that does not change from answer to answer."""
+    """Return the values of a set in an order that does not change from answer to answer."""
     try:
         return sorted(values)
     except TypeError:
         return sorted(values, key=repr)
 
 
-def _cut(text: str) -> str:
+def _first_characters(text: str) -> str:
     return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}..."
 
 
@@ -275,9 +237,9 @@ def _bytes(value: bytes | bytearray | memoryview) -> str:
 def _as_rest_framework(value: Any) -> Any:
     try:
         encoded = _encode(value)
-    except ValueError:  # A time with a zone, a signalling NaN.
+    except ValueError:  # A time with a zone, or a signalling NaN.
         return str(value)
-    # Decimals are written as floats; one that is too large for it stays exact.
+    # Decimals are written as floats. One that is too large for a float stays exact, as text.
     exceeds = type(encoded) is float and isinf(encoded) and value.is_finite()
     return str(value) if exceeds else encoded
 

@@ -1,8 +1,9 @@
 """What is masked before an answer leaves.
 
-Where a project sets ``DEFAULT_EXCEPTION_REPORTER_FILTER``, that decides about names here as it
-does on error pages. Workers of several Celery versions can share a broker, and the older send
-in clear what the newer mask, so nothing here relies on the sender.
+Where a project sets ``DEFAULT_EXCEPTION_REPORTER_FILTER``, that filter decides about names here
+as it does on Django's error pages. Nothing here relies on the workers to mask anything, because
+workers of several Celery versions can share a broker, and the older ones send in clear what the
+newer ones mask.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ from urllib.parse import quote, unquote
 from django.conf import settings
 from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
 
-from .credentials import Finder, is_secret_name
+from .credentials import TextMasker
 from .jsonsafe import Converter, jsonsafe
+from .secret_names import is_secret_name
 
-# The names under which lists of objects hold pairs: [{"name": "DB_PASSWORD", "value": "x"}].
+#: Fields of an answer whose replies hold tasks.
+FIELDS_WITH_TASKS = ("active", "scheduled", "reserved", "query_task")
+
+#: Names whose verdict, and texts whose harmlessness, is remembered within one answer. It is also
+#: the length from which on a text is not remembered.
+MAX_REMEMBERED = 1000
+
+# The members of an object that is a pair: {"name": "DB_PASSWORD", "value": "secret"}.
 _PAIR_NAMES = ("name", "Name", "key", "Key")
 _PAIR_VALUES = frozenset(("value", "Value"))
 
+# A parameter of a broker URL: redis://host/0?password=secret.
 _PARAMETER = re.compile(r"(?<=[?&;])([^\s=&;#?]{1,100})=([^\s&;#]+)")
 
-# What a repr of a dict begins with; Celery cuts long ones at the end.
+# What the repr of a dict begins with: {'a': 1}, {} or "...", as Celery cuts long ones.
 _DICT_REPR = re.compile(r"\{(?:\}$|[b'\"\d(.])|\.\.\.$")
-
-#: Names, and texts, whose verdict is remembered within one answer; and the length of such a text.
-MAX_REMEMBERED = 1000
-
-_TASK_FIELDS = ("active", "scheduled", "reserved", "query_task")
 
 
 def mask(
@@ -39,20 +44,20 @@ def mask(
     redact: bool = True,
     hide_arguments: bool = False,
 ) -> dict[str, dict[str, Any] | None]:
-    """A snapshot's answers as JSON, without what its readers should not see.
+    """Return a snapshot's answers as JSON, without what its readers should not see.
 
     Args:
-        answers: Field -> worker -> reply, as decoded from the wire. Not modified, but
-            the result shares the parts that need no change.
-        redact: Mask credentials, in brokers and in the arguments of tasks.
-        hide_arguments: Mask the ``args`` and ``kwargs`` of every task whole.
+        answers: field to worker to reply, as it was decoded. It is not modified, but the result
+            shares the parts that need no change.
+        redact: whether to mask credentials, in brokers and in the arguments of tasks.
+        hide_arguments: whether to mask the ``args`` and ``kwargs`` of every task whole.
     """
-    cleanser = _Cleanser()
-    masked: dict[str, Any] = _redact(answers, cleanser) if redact else jsonsafe(answers)
+    rules = _Rules()
+    masked: dict[str, Any] = _converter(rules).convert(answers) if redact else jsonsafe(answers)
     if hide_arguments:
-        for field in masked.keys() & set(_TASK_FIELDS):
+        for field in masked.keys() & set(FIELDS_WITH_TASKS):
             hidden = {
-                worker: _hide(reply, cleanser.substitute)
+                worker: _hide_arguments(reply, rules.substitute)
                 for worker, reply in (masked[field] or {}).items()
             }
             masked = {**masked, field: hidden or masked[field]}
@@ -60,162 +65,193 @@ def mask(
 
 
 def safe_error(exc: BaseException, urls: Iterable[str] = ()) -> str:
-    """``Type: message`` of an exception, fit for a log.
+    """Return ``Type: message`` of an exception, fit for a log.
 
     Args:
-        exc: Its message may quote a broker URL, or a password alone.
-        urls: The broker URLs in use; one string may hold several, joined by ``;``.
+        exc: its message may quote a broker URL, or a password alone.
+        urls: the broker URLs in use. One string may hold several, joined by ``;``.
     """
-    cleanser = _Cleanser()
+    rules = _Rules()
     text = f"{type(exc).__name__}: {exc}"
-    secrets = {secret for url in urls for secret in cleanser.secrets_in(url)}
+    secrets = {secret for url in urls for secret in rules.secrets_in(url)}
     for secret in sorted(secrets, key=len, reverse=True):  # One may contain another.
-        text = text.replace(secret, cleanser.substitute)
-    return cleanser.text(text)
+        text = text.replace(secret, rules.substitute)
+    return rules.mask_text(text)
 
 
-def _redact(answers: Any, cleanser: _Cleanser) -> Any:
-    path: set[int] = set()
-    arguments = _ByName(cleanser, path=path)
-    tasks = _Parts(
-        cleanser, path=path, inside={"args": arguments, "kwargs": arguments, "error": arguments}
-    )
-    stats = _Parts(
-        cleanser, path=path, inside={"broker": _Broker(cleanser, path=path), "error": arguments}
-    )
-    fields = {**dict.fromkeys(_TASK_FIELDS, tasks), "revoked": stats, "stats": stats}
-    return _Redacting(cleanser, path=path, inside=fields).convert(answers)
-
-
-def _hide(value: Any, substitute: str) -> Any:
+def _hide_arguments(value: Any, substitute: str) -> Any:
     """Mask the arguments of the tasks in some JSON, however a command wraps tasks."""
     if type(value) is list:
-        return [_hide(item, substitute) for item in value]
+        return [_hide_arguments(item, substitute) for item in value]
     if type(value) is not dict:
         return value
     if hidden := value.keys() & {"args", "kwargs"}:
         return {**value, **dict.fromkeys(hidden, substitute)}
-    return {key: _hide(item, substitute) for key, item in value.items()}
+    return {key: _hide_arguments(item, substitute) for key, item in value.items()}
 
 
-class _Redacting(Converter):
-    """Masks the credentials in text that has a colon, as URLs do."""
+def _converter(rules: _Rules) -> Converter:
+    """Return what converts and masks the answers of a snapshot."""
+    path: set[int] = set()
+    arguments = _ArgumentConverter(rules, path=path)
+    tasks = _MemberConverter(
+        rules, path=path, inside={"args": arguments, "kwargs": arguments, "error": arguments}
+    )
+    statistics = _MemberConverter(
+        rules,
+        path=path,
+        inside={"broker": _BrokerConverter(rules, path=path), "error": arguments},
+    )
+    fields = {
+        **dict.fromkeys(FIELDS_WITH_TASKS, tasks),
+        "revoked": statistics,
+        "stats": statistics,
+    }
+    return _MaskingConverter(rules, path=path, inside=fields)
 
-    def __init__(self, cleanser: _Cleanser, **options: Any) -> None:
+
+class _MaskingConverter(Converter):
+    """Masks the credentials in text that has a colon.
+
+    This is the rule outside of arguments and brokers. What stands there are ids, names of tasks
+    and queues, times and numbers. The only credentials among them are those in URLs, and every
+    URL has a colon.
+    """
+
+    looks_for = ":"
+
+    def __init__(self, rules: _Rules, **options: Any) -> None:
         super().__init__(**options)
-        self.cleanser = cleanser
+        self.rules = rules
+        self._harmless = rules.harmless
 
     def text(self, value: str) -> str:
-        return self.cleanser.text(value if value.isascii() else super().text(value))
+        if value in self._harmless:  # Tasks share most of their arguments.
+            return value
+        return self.rules.mask_text(value if value.isascii() else super().text(value))
 
     def other(self, value: object) -> str:
-        return self.cleanser.text(super().other(value))
+        return self.rules.mask_text(super().other(value))
 
 
-class _ByName(_Redacting):
-    """Masks what stands under names that look secret, and the credentials in any text."""
+class _ArgumentConverter(_MaskingConverter):
+    """Masks what stands under secret names, and the credentials in any text."""
 
-    every_text = True
+    looks_for = ""
 
     def keys(self, value: dict[Any, Any]) -> dict[str, Any]:
         named = super().keys(value)
-        # Whether this is a pair depends on the values: it is looked at each time.
+        # Whether an object is a pair depends on its values, so it is looked at each time.
         self._known_keys -= _PAIR_VALUES
-        if self.cleanser.by_value:
+        if self.rules.filter_sees_values:
             return named
-        secret = {name for name in named if self.cleanser.is_secret(name)}
+        secret = {name for name in named if self.rules.is_secret(name)}
         self._known_keys -= secret
         if not _PAIR_VALUES.isdisjoint(named):
             pair_names = [named[name] for name in _PAIR_NAMES if type(named.get(name)) is str]
-            if any(map(self.cleanser.is_secret, pair_names)):
-                # The name of what is masked may stay.
+            if any(map(self.rules.is_secret, pair_names)):
+                # The name of what is masked may stay, though "key" is a secret name.
                 secret = (secret - set(_PAIR_NAMES)) | (_PAIR_VALUES & named.keys())
         # "credential_provider": null tells that there is none.
         hidden = [name for name in secret if named[name] is not None]
-        return {**named, **dict.fromkeys(hidden, self.cleanser.substitute)} if hidden else named
+        return {**named, **dict.fromkeys(hidden, self.rules.substitute)} if hidden else named
 
-    def sequence(self, value: list[Any], level: int, identity: int) -> Any:
-        result = super().sequence(value, level, identity)
-        if type(result) is not list or self.cleanser.by_value:
+    def container(
+        self, value: dict[Any, Any] | list[Any], level: int, identity: int
+    ) -> dict[str, Any] | list[Any] | str:
+        # Calls the base class directly, because super() is measurably slower here.
+        result = Converter.container(self, value, level, identity)
+        if type(result) is not list or self.rules.filter_sees_values:
             return result
         masked: dict[int, Any] = {}
         for index, item in enumerate(result):
             kind = type(item)
             if kind is list:
+                # [["Authorization", "secret"]]: a list of pairs.
                 if len(item) == 2 and self._is_secret_pair(*item):
-                    masked[index] = [item[0], self.cleanser.substitute]
+                    masked[index] = [item[0], self.rules.substitute]
             elif kind is str and item[:1] == "-" and index + 1 < len(result):
-                # ["--password", "x"]: the arguments of a program.
+                # ["--password", "secret"]: the arguments of a program.
                 following = result[index + 1]
                 if self._is_secret_pair(item, following) and str(following)[:1] != "-":
-                    masked[index + 1] = self.cleanser.substitute
+                    masked[index + 1] = self.rules.substitute
         if not masked:
             return result
         return [masked.get(index, item) for index, item in enumerate(result)]
 
     def _key(self, key: Any) -> str:
-        return self.cleanser.text(super()._key(key))
+        return self.rules.mask_text(super()._key(key))
 
     def _is_secret_pair(self, name: Any, value: Any) -> bool:
-        if type(name) is not str or value is None or "=" in name:  # --name=value is whole.
+        # "--password=secret" holds both, and has been masked as a text.
+        if type(name) is not str or value is None or "=" in name:
             return False
-        return self.cleanser.is_secret(name)
+        return self.rules.is_secret(name)
 
 
-class _Broker(_ByName):
-    """Masks what kombu takes for a URL, too: without a scheme, and with any password."""
+class _BrokerConverter(_ArgumentConverter):
+    """Masks all texts as broker URLs, which kombu reads with any password and without a scheme."""
 
     def text(self, value: str) -> str:
-        return self.cleanser.broker_url(Converter.text(self, value))
+        return self.rules.mask_broker_url(Converter.text(self, value))
 
 
-class _Parts(_Redacting):
-    """Masks parts of an object that are text, where ``inside`` sees lists and objects."""
+class _MemberConverter(_MaskingConverter):
+    """Masks those members of tasks and statistics that are named in ``inside``.
 
-    def mapping(self, value: dict[Any, Any], level: int, identity: int) -> Any:
-        # Calls the base class directly: super() is measurably slower here, because this runs
-        # three times for each task.
-        result = Converter.mapping(self, value, level, identity)
+    The converters in ``inside`` get members that are lists and objects. This one masks members
+    that are text: the arguments of a task can be reprs, and an error is one sentence.
+    """
+
+    def container(
+        self, value: dict[Any, Any] | list[Any], level: int, identity: int
+    ) -> dict[str, Any] | list[Any] | str:
+        # As above; this runs three times for each task.
+        result = Converter.container(self, value, level, identity)
         if type(result) is dict:
             for name in self._inside:
                 if name in result:
-                    part = result[name]
-                    masked = self.cleanser.part(name, part)
-                    if masked is not part:
+                    member = result[name]
+                    masked = self.rules.mask_member(name, member)
+                    if masked is not member:
                         result = {**result, name: masked}
         return result
 
 
-class _Cleanser:
-    """What the project's filter has to say about names, or this package where there is none."""
+class _Rules:
+    """How one answer is masked: by the project's filter, or by this package where there is none.
+
+    Attributes:
+        substitute: what stands in place of a credential.
+        filter_sees_values: whether the project's filter is given every value, because it may
+            decide by the value. Django's own filter decides by the name alone.
+        harmless: texts of this answer in which nothing was found.
+    """
 
     def __init__(self) -> None:
         stock = SafeExceptionReporterFilter
         project: Any = get_default_exception_reporter_filter()
-        if not hasattr(project, "cleanse_setting"):  # It need not be Django's subclass.
+        if not hasattr(project, "cleanse_setting"):  # It need not be a subclass of Django's.
             project = stock()
         self._cleanse_setting = project.cleanse_setting
         self._is_stock = type(project) is stock
-        # Django's own goes by the name alone, whatever pattern a project gives it, so a
-        # verdict holds for all values of a name. A project that overrides the method may
-        # go by the value too: it is shown every value, which takes longer.
-        self.by_value = type(project).cleanse_setting is not stock.cleanse_setting
-        self._verdicts: dict[str, bool] = {}
+        # A filter that overrides this method may go by the value. One that only replaces Django's
+        # pattern of names does not, and one verdict holds for all values of a name.
+        self.filter_sees_values = type(project).cleanse_setting is not stock.cleanse_setting
         self.substitute = str(getattr(project, "cleansed_substitute", stock.cleansed_substitute))
-        self._finder = Finder(self.is_secret, self.substitute, by_stem=self._is_stock)
-        self._harmless: set[str] = set()
+        self._text_masker = TextMasker(self.is_secret, self.substitute, has_stems=self._is_stock)
+        self._verdicts: dict[str, bool] = {}
+        self.harmless: set[str] = set()
 
-    def text(self, value: str) -> str:
-        """Mask the credentials in any text."""
-        if value in self._harmless:  # Tasks share most of their arguments.
-            return value
-        masked = self._finder.mask(value)
-        if masked == value and len(self._harmless) < MAX_REMEMBERED > len(value):
-            self._harmless.add(value)
+    def mask_text(self, text: str) -> str:
+        """Return any text without the credentials that can be recognised in it."""
+        masked = self._text_masker.mask_text(text)
+        if masked == text and len(self.harmless) < MAX_REMEMBERED > len(text):
+            self.harmless.add(text)
         return masked
 
     def is_secret(self, name: str) -> bool:
-        """Whether a text under this name is masked."""
+        """Return whether what stands under this name is masked."""
         verdict = self._verdicts.get(name)
         if verdict is None:
             if self._is_stock:
@@ -227,34 +263,39 @@ class _Cleanser:
                 self._verdicts[name] = verdict
         return verdict
 
-    def part(self, name: str, value: Any) -> Any:
-        """Mask the arguments of a task, the broker of a worker or an error where it is text."""
+    def mask_member(self, name: str, value: Any) -> Any:
+        """Return the arguments of a task, the broker of a worker or an error, masked.
+
+        Lists and objects have been masked before; only the filter of a project may change them.
+        """
         if value is None:
             return None
         if not self._is_stock and self.is_secret(name):
             return self.substitute
         if type(value) is str:
-            # Celery's repr of keyword arguments. What is none cannot be read safely.
-            if name == "kwargs" and value and (self.by_value or not _DICT_REPR.match(value)):
+            # Celery sends long keyword arguments as the repr of a dict. A text that is no such
+            # repr may be a value without its name, so it is masked as a whole.
+            is_repr = _DICT_REPR.match(value) and not self.filter_sees_values
+            if name == "kwargs" and value and not is_repr:
                 return self.substitute
-            value = self.broker_url(value) if name == "broker" else self.text(value)
-        return jsonsafe(self._cleanse_setting(name, value)) if self.by_value else value
+            value = self.mask_broker_url(value) if name == "broker" else self.mask_text(value)
+        return jsonsafe(self._cleanse_setting(name, value)) if self.filter_sees_values else value
 
-    def broker_url(self, text: str) -> str:
-        """Mask the credentials in broker URLs; one string may hold several, joined by ``;``.
+    def mask_broker_url(self, text: str) -> str:
+        """Return broker URLs without their passwords; one text may hold several, joined by ``;``.
 
-        kombu takes more than the standard does: a key with slashes, no scheme.
+        kombu accepts more than the standard for URLs does: a key with slashes, or no scheme.
         """
         urls = []
         for url in text.split(";"):
-            before, userinfo, after = _split(url)
-            urls.append(f"{before}{self._finder.userinfo(userinfo)}{after}")
-        return self.text(";".join(urls))
+            before, userinfo, after = _split_broker_url(url)
+            urls.append(f"{before}{self._text_masker.mask_userinfo(userinfo)}{after}")
+        return self.mask_text(";".join(urls))
 
     def secrets_in(self, urls: str) -> Iterator[str]:
-        """The credentials in broker URLs, in each way that they may be written."""
+        """Yield the credentials in broker URLs, in each way that they may be written."""
         for url in urls.split(";"):
-            user, colon, password = _split(url)[1].partition(":")
+            user, colon, password = _split_broker_url(url)[1].partition(":")
             parameters = _PARAMETER.findall(url)
             secrets = [value for name, value in parameters if self.is_secret(name)]
             for secret in filter(None, [password if colon else user, *secrets]):
@@ -262,12 +303,12 @@ class _Cleanser:
                 yield from (secret, clear, quote(clear, safe=""), repr(clear)[1:-1])
 
 
-def _split(url: str) -> tuple[str, str, str]:
-    """A broker URL as what stands before its user and password, these, and the rest."""
+def _split_broker_url(url: str) -> tuple[str, str, str]:
+    """Return what stands before the user and password of a broker URL, these, and the rest."""
     head, at, rest = url.rpartition("@")
     scheme, separator, userinfo = head.partition("://")
     if not separator:
         scheme, userinfo = "", head
-    if not separator and ":" not in userinfo:  # me@example.org, say.
+    if not separator and ":" not in userinfo:  # An e-mail address: me@example.org.
         return url, "", ""
     return f"{scheme}{separator}", userinfo, f"{at}{rest}"

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.corpus import judge
-from celery_stats.credentials import MAX_EXAMINED, MAX_FOUND, Finder, is_secret_name
+from celery_stats.credentials import MAX_EXAMINED, MAX_FOUND, TextMasker
+from celery_stats.secret_names import is_secret_name
 
 
 def masked(text: str) -> str:
-    return Finder(is_secret_name, "***", by_stem=True).mask(text)
+    return TextMasker(is_secret_name, "***", has_stems=True).mask_text(text)
 
 
 CORPUS = json.loads((Path(__file__).parent / "corpus.json").read_text())
@@ -83,14 +84,14 @@ def test_mask__where_a_value_ends(text: str, expected: str) -> None:
 
 
 def test_mask__another_filters_names() -> None:
-    finder = Finder(lambda name: name == "iban", "***", by_stem=False)
-    assert finder.mask("iban=DE42&password=shown") == "iban=***&password=shown"
+    masker = TextMasker(lambda name: name == "iban", "***", has_stems=False)
+    assert masker.mask_text("iban=DE42&password=shown") == "iban=***&password=shown"
 
 
 def test_mask__substitute_of_any_form() -> None:
-    finder = Finder(is_secret_name, r"\1\g<0>", by_stem=True)
-    assert finder.mask("token=abc") == r"token=\1\g<0>"
-    assert finder.mask("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl") == r"\1\g<0>"
+    masker = TextMasker(is_secret_name, r"\1\g<0>", has_stems=True)
+    assert masker.mask_text("token=abc") == r"token=\1\g<0>"
+    assert masker.mask_text("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl") == r"\1\g<0>"
 
 
 def test_mask__more_than_are_masked_one_by_one__the_rest_whole() -> None:
@@ -99,10 +100,10 @@ def test_mask__more_than_are_masked_one_by_one__the_rest_whole() -> None:
 
 
 def test_mask__more_text_than_is_searched__whole() -> None:
-    finder = Finder(is_secret_name, "***", by_stem=True)
+    masker = TextMasker(is_secret_name, "***", has_stems=True)
     text = "the key " * (MAX_EXAMINED // 16)
-    assert [finder.mask(text) for _ in range(3)] == [text, text, "***"]
-    assert finder.mask("a harmless one") == "a harmless one"
+    assert [masker.mask_text(text) for _ in range(3)] == [text, text, "***"]
+    assert masker.mask_text("a harmless one") == "a harmless one"
 
 
 @given(st.text("ab:=@/?&#;,'\"\\ {}[]()<>-\n", max_size=40))
@@ -111,7 +112,7 @@ def test_mask__any_text_around_a_named_secret(text: str) -> None:
     assert "hunter2" not in masked(f'{text}\n "password": "hunter2"\n')
 
 
-def test_finder__patterns_find_no_credential_in_their_own_substitute() -> None:
+def test_mask_text__finds_no_credential_in_their_own_substitute() -> None:
     text = "https://u:x@h/?token=y Authorization: Bearer z"
     once = masked(text)
     assert masked(once) == once

@@ -142,6 +142,11 @@ def test_mask__none_is_no_secret() -> None:
         (["run", "--token", "--page"], ["run", "--token", "--page"]),
         (["run", "--token"], ["run", "--token"]),
         (["--token=x", "run"], [f"--token={STARS}", "run"]),
+        # Short texts are searched, too.
+        (
+            ["<pwd>x</pwd>", "('token','x')", ""],
+            [f"<pwd>{STARS}</pwd>", f"('token','{STARS}')", ""],
+        ),
     ],
     ids=repr,
 )
