@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
+from io import StringIO
 from typing import Any
 from uuid import UUID
 
 import pytest
+from django.core.management import call_command
 from django.test import override_settings
 from rest_framework.test import APIClient
 
@@ -81,7 +83,17 @@ def test_secrets__nowhere(
 
     response = wait_until(working, what="the task at work")
     answer = response.json()
-    told = response.content.decode() + str(response.headers) + caplog.text
+    others = [
+        api.get(URL, {"task_id": task_id}, headers={"Accept": kind}).content.decode()
+        for kind in ("text/html", "application/openmetrics-text")
+    ]
+    for options in ({}, {"json": True}):
+        output = StringIO()
+        call_command("celery_stats", task_id=[task_id], stdout=output, no_color=True, **options)
+        others.append(output.getvalue())
+    assert all("one@t" in text for text in others)
+    assert "Tallinn" in others[0]
+    told = "".join([response.content.decode(), str(response.headers), *others, caplog.text])
     assert [secret for secret in SECRETS if secret in told] == []
     task = answer["active"]["one@t"][0]
     assert task["kwargs"]["city"] == "Tallinn"
