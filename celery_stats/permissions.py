@@ -1,4 +1,4 @@
-"""Who may read the snapshot."""
+"""Decides who may read the snapshot."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rest_framework.views import APIView
 
 
 class IsSupportUser(BasePermission):
-    """Active users with ``is_staff`` or ``is_support``; user models may lack either.
+    """Lets in active users with ``is_staff`` or ``is_support``. A user model may lack either.
 
-    Where one of them is a method, its result counts. Only ``True`` itself lets somebody in:
-    almost every object counts as true in Python, a method that was not called included.
+    Where one of them is a method, its result counts. Only ``True`` itself lets somebody in,
+    because almost every object counts as true in Python, even a method that was not called.
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
@@ -27,15 +27,16 @@ class IsSupportUser(BasePermission):
 
 
 def can_be_called(method: Any) -> bool:
-    """Whether a method answers without arguments and without an event loop."""
+    """Return whether a method can be called without arguments and without an event loop."""
     try:
         signature(method).bind()
-    except (TypeError, ValueError):  # ValueError: it has no signature, as some in C.
+    except (TypeError, ValueError):  # ValueError: some callables in C have no signature.
         return False
     return not iscoroutinefunction(method)
 
 
 def _is_true(user: Any, name: str) -> bool:
+    """Return whether an attribute is ``True``, or a method that returns ``True``."""
     value = getattr(user, name, False)
     if callable(value):
         value = can_be_called(value) and value()
