@@ -18,6 +18,7 @@ PAIRS_SHOWN = 60  # in each list of a worker's details
 TEXT_LENGTH = 200  # characters in a cell
 TITLE_LENGTH = 500  # characters in a tooltip
 CELL = 20  # characters that a cell shows at any width of the page
+LARGEST = 10**18  # a larger number is taken for none, because arithmetic with it can overflow
 
 
 class Text(NamedTuple):
@@ -60,8 +61,9 @@ def shorten(value: Any, length: int = TEXT_LENGTH, fits: int | None = None) -> T
 
 
 def number(value: Any) -> float | None:
-    """The value where it is a number; workers send ``"N/A"`` and null in their place."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """The value where it is a number of a bearable size; workers send ``"N/A"`` and null, too."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -LARGEST < value < LARGEST else None
 
 
 def count(value: Any) -> Count:

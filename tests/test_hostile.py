@@ -277,6 +277,32 @@ class TestReplies:
         else:
             assert HONEST in response.content.decode()
 
+    @pytest.mark.parametrize(
+        "accept", ["application/json", "text/html", "application/openmetrics-text"]
+    )
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            {"total": {"a": 1e308, "b": 1e308}},
+            {"total": {"a": 1e308, "b": 10**400}},
+            {"rusage": {"maxrss": 10**400, "utime": 10**400, "stime": -(10**400)}},
+            {"uptime": 10**400, "prefetch_count": 10**400},
+            {"pool": {"max-concurrency": 10**400, "processes": [10**400]}},
+        ],
+        ids=lambda odd: "+".join(odd),
+    )
+    def test_numbers_too_large_to_calculate_with__no_500(
+        self, redis_broker: Broker, api: APIClient, accept: str, odd: dict[str, Any]
+    ) -> None:
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            if command["method"] == "stats":
+                mailbox.reply(command, {EVIL: odd})
+            mailbox.answer(command)
+
+        response = ask(api, redis_broker, speak, accept, in_turn=False)
+        assert response.status_code == 200
+        assert HONEST in response.content.decode()
+
     def test_a_thousand_from_one__the_first_counts(self, broker: Broker, api: APIClient) -> None:
         def speak(mailbox: Mailbox, command: Command) -> None:
             mailbox.answer(command)
