@@ -314,12 +314,12 @@ class TestReplies:
         assert whole(response)
         assert whole(response, EVIL)
 
-    def test_twenty_megabytes__passed_on(
-        self, redis_broker: Broker, api: APIClient, settings: Any
+    @pytest.mark.parametrize("megabytes", [15, 17])
+    def test_megabytes__passed_on_up_to_a_limit(
+        self, redis_broker: Broker, api: APIClient, settings: Any, megabytes: int
     ) -> None:
-        """On Redis: RabbitMQ takes no message of more than 16 MB."""
         settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "TIMEOUT": 3.0}
-        text = "x" * 20_000_000
+        text = "x" * megabytes * 2**20
 
         def speak(mailbox: Mailbox, command: Command) -> None:
             if command["method"] == "revoked":
@@ -329,7 +329,37 @@ class TestReplies:
 
         response = ask(api, redis_broker, speak, in_turn=False)
         assert whole(response)
-        assert response.json()["revoked"][EVIL] == [text]
+        assert response.json()["revoked"].get(EVIL) == ([text] if megabytes == 15 else None)
+        assert missing(response) == ([] if megabytes == 15 else [EVIL])
+        assert EVIL in response.json()["active"]
+
+    def test_more_than_one_question_takes__ends_and_the_next_is_whole(
+        self, broker: Broker, api: APIClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("celery_stats.control.collector.MAX_REPLIES", 2 * 2**20)
+
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            if command["method"] == "stats":
+                for number in range(5):
+                    mailbox.reply(command, {f"{number}@new": "x" * 2**20})
+
+        response = ask(api, broker, speak, commands=1)
+        assert response.status_code == 200
+        assert "4@new" not in response.json()["stats"]
+        assert whole(ask(api, broker, Mailbox.answer))
+
+    def test_compressed__skipped(self, broker: Broker, api: APIClient) -> None:
+        """kombu would decompress it to whatever size."""
+
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            if command["method"] == "stats":
+                mailbox.reply(command, {EVIL: {"pid": 1}}, compression="zlib")
+            else:
+                mailbox.answer(command)
+
+        response = ask(api, broker, speak, commands=1)
+        assert whole(response)
+        assert EVIL not in response.json()["stats"]
 
     def test_made_up_workers__do_not_stand_in_for_real_ones(
         self, redis_broker: Broker, api: APIClient
@@ -402,10 +432,25 @@ class TestNames:
             assert "<script>alert" not in text
             assert "<img src=x" not in text
 
+    def test_more_names_than_are_kept__the_listed_worker_is_whole(
+        self, redis_broker: Broker, api: APIClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("celery_stats.control.collector.MAX_WORKERS", 100)
+
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            if command["method"] == "stats":
+                mailbox.reply(command, {f"{number}@new": {} for number in range(150)})
+            mailbox.answer(command)
+
+        response = ask(api, redis_broker, speak)
+        assert whole(response)
+        assert len(response.json()["stats"]) in (101, 102)  # HONEST and EVIL are listed.
+
     def test_thousands_of_names__neither_lost_nor_waited_for_one_by_one(
-        self, broker: Broker, api: APIClient
+        self, broker: Broker, api: APIClient, settings: Any
     ) -> None:
         """The first time they are unknown, the second time remembered."""
+        settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "TIMEOUT": 2.0}
         names = [f"{number}@new" for number in range(5000)]
 
         def speak(mailbox: Mailbox, command: Command) -> None:

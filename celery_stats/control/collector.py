@@ -11,7 +11,7 @@ The collector goes through these states, and can end in each of them:
               field at a time (``retry.py``).
 
 It ends when presence says that nobody else will answer, when nothing new has come for ``timeout``,
-or at the deadline.
+at the deadline, or when too much has come.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from enum import Enum, auto
 from typing import Any
 
 from .connection import PING, ControlConnection
+from .limits import MAX_REPLIES, MAX_WORKERS, is_too_large
 from .presence import Memory, presence_for
-from .presence.memory import MAX_REMEMBERED, take_in_late_reply
+from .presence.memory import take_in_late_reply
 from .question import ARGUMENT, FIELDS, Question
 from .replies import Replies
-from .retry import MAX_NAME, MAX_WORKERS, Retries
+from .retry import MAX_NAME, MAX_NAMED, Retries
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Ending(Enum):
     SETTLED = auto()  #: presence says that nobody else will answer
     SILENCE = auto()  #: nothing new has come for ``timeout``
     DEADLINE = auto()
+    TOO_MUCH = auto()  #: the replies exceed :data:`MAX_REPLIES`
 
 
 class Collector:
@@ -96,6 +98,9 @@ class Collector:
         self._field_by_ticket: dict[str, str] = {}
         self._answered: set[tuple[str, str]] = set()  # ticket and worker
         self._ping: str | None = None  # the ticket of the ping to every node
+        self._bytes = 0  # of all replies
+        self._names: set[str] = set()  # under which anything came
+        self._expected: set[str] = set()
         self._with_app: set[str] = set()
         self._asked_for_the_rest: set[str] = set()
 
@@ -112,6 +117,7 @@ class Collector:
             self._ask(self._order[0], self._question.workers, self._question.all_at_once)
             self._ask_for_the_rest(self._known_without_app())
         self.presence.after_asking()
+        self._expected = self.presence.expected(self.replies)
         self._quiet_since = time.monotonic()
         self.ending = self._read(ends)
         self._remember()
@@ -125,6 +131,9 @@ class Collector:
                 return Ending.SETTLED
             if now >= ends:
                 return Ending.DEADLINE
+            if self._bytes > MAX_REPLIES:
+                self._connection.leave_replies()
+                return Ending.TOO_MUCH
             silence = now - max(self._quiet_since, self._retries.sent_at)
             # Something may have come that is not new, such as a second answer of a worker. Then
             # the reply that is waited for may stand behind it in the queue.
@@ -185,7 +194,7 @@ class Collector:
         self._asked_for_the_rest |= set(workers)
         self._retries.note_asked(workers)
         named = sorted(worker for worker in workers if len(worker) <= MAX_NAME)
-        if len(named) > MAX_WORKERS:
+        if len(named) > MAX_NAMED:
             # Ask all. A list of so many names would be longer than the needless answers.
             named = list(self._question.workers)
         elif not named:
@@ -205,7 +214,7 @@ class Collector:
         if not self._question.workers:
             memory.without_app &= self.replies.heard
         memory.without_app -= self._with_app
-        if len(memory.without_app) < MAX_REMEMBERED:
+        if len(memory.without_app) < MAX_WORKERS:
             memory.without_app |= self._asked_for_the_rest & self.replies.heard - self._with_app
         self.presence.remember(self.replies, whole_window=self.ending is Ending.SILENCE)
 
@@ -220,6 +229,10 @@ class Collector:
         if not self._knows(ticket):
             take_in_late_reply(message, self._connection, self._memory)
             return
+        if is_too_large(message):
+            self._connection.skip(message, "it is too large")
+            return
+        self._bytes += len(message.body or "")
         try:
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
@@ -227,8 +240,15 @@ class Collector:
             return
         if isinstance(body, Mapping):
             for name, reply in body.items():
-                if isinstance(name, str):
+                if isinstance(name, str) and self._has_room_for(name):
                     self._take_in(name, ticket, reply)
+
+    def _has_room_for(self, name: str) -> bool:
+        if name not in self._names:
+            if len(self._names) >= MAX_WORKERS and name not in self._expected:
+                return False
+            self._names.add(name)
+        return True
 
     def _knows(self, ticket: str) -> bool:
         ours = ticket in self._field_by_ticket or ticket == self._ping

@@ -23,6 +23,7 @@ from kombu.utils.uuid import uuid
 
 from .configuration import broker_urls, configured_connection, unreadable_url
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
+from .limits import without_decompression
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class ControlConnection:
             raise
 
     def _prepare(self, app: Celery) -> None:
+        self.channel.Message = without_decompression(self.channel.Message)
         self.mailbox = app.control.mailbox(self.connection)
         # The queue keeps its name as long as the connection, because the channel remembers every
         # queue that it ever declared.
@@ -303,21 +305,27 @@ class ControlConnection:
             return True
 
     def read_late(self, on_message: OnMessage) -> None:
-        """Hand on the replies that came after the last question, without waiting."""
+        """Hand on the replies that came after the last question, without waiting for more."""
+        ends = time.monotonic() + self.exchange_timeout
         if self._consumer is not None:
             self._on_message = on_message
             with suppress(BrokerUnavailable):
-                while self.drain(0):
+                while time.monotonic() < ends and self.drain(0):
                     pass
 
-    def skip(self, message: Any, exc: Exception) -> None:
+    def skip(self, message: Any, reason: Exception | str) -> None:
         """Log, once for a snapshot, that a reply is ignored.
 
-        The log line does not quote the reply, because it may hold anything.
+        The log line does not quote the reply or the exception, because they may hold anything.
         """
         if not self._skipped:
-            logger.warning("A reply could not be read and was skipped: %s", type(exc).__name__)
+            name = reason if isinstance(reason, str) else type(reason).__name__
+            logger.warning("A reply could not be read and was skipped: %s", name)
         self._skipped = True
+
+    def leave_replies(self) -> None:
+        """Note that replies are left unread, so that the connection is not used again."""
+        self._unreadable = True
 
     def close(self) -> None:
         """Close the connection."""

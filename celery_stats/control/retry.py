@@ -21,9 +21,9 @@ from .replies import Replies
 #: its reply resets its mailbox, and a ping sent together with the command would be lost.
 PING_DELAY = 0.05
 
-#: No more workers than these, and none with a longer name, are asked again, because they have to
-#: be listed in a message to all.
-MAX_WORKERS = 100
+#: The most workers that are asked again, and the longest name among them, because they have to be
+#: listed in a message to all.
+MAX_NAMED = 100
 MAX_NAME = 255
 
 
@@ -153,7 +153,7 @@ class Retries:
 
         Args:
             replies: who owes what. Workers for which no step is left are given up in it; those
-                beyond :data:`MAX_WORKERS` are among them.
+                beyond :data:`MAX_NAMED` are among them.
             suspects: nodes that have answered a ping and no command.
             impatient: whether workers that have answered no ping are asked, too.
 
@@ -195,7 +195,7 @@ class Retries:
 
     def _choose(self, workers: set[str]) -> None:
         """Add workers to those that are asked again, as long as there is room."""
-        room = MAX_WORKERS - len(self._chosen)
+        room = MAX_NAMED - len(self._chosen)
         new = (worker for worker in workers - self._chosen if len(worker) <= MAX_NAME)
         self._chosen.update(islice(new, room))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from celery_stats.control.limits import MAX_WORKERS
 from celery_stats.control.replies import Replies
 
 from .base import PING_AFTER, Presence
-from .memory import MAX_REMEMBERED
 
 #: How long new workers are listened for when every known worker has answered: as a share of the
 #: time that the known workers took, and in seconds at the least.
@@ -94,7 +94,7 @@ class AmqpPresence(Presence):
     def remember(self, replies: Replies, *, whole_window: bool) -> None:
         memory = self.memory.amqp
         memory.known -= self._gone
-        if len(memory.known) < MAX_REMEMBERED:
+        if len(memory.known) < MAX_WORKERS:
             memory.known |= replies.complete
         learnt = whole_window and not self.requested and not replies.owed
         memory.window_passed = bool(memory.known) and (memory.window_passed or learnt)

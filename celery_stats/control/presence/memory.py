@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_stats.control.connection import ControlConnection
-
-#: Workers remembered at the most, because a hostile worker can make up any number of names.
-MAX_REMEMBERED = 10_000
+from celery_stats.control.limits import MAX_WORKERS, is_too_large
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,12 @@ def take_in_late_reply(message: Any, connection: ControlConnection, memory: Memo
     """
     headers = message.headers
     ticket = headers.get("ticket") if isinstance(headers, Mapping) else None
-    if ticket not in connection.tickets:
+    if ticket not in connection.tickets or is_too_large(message):
         return
     try:
         body = message.decode()
     except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
         connection.skip(message, exc)
         return
-    if isinstance(body, Mapping) and len(memory.amqp.known) < MAX_REMEMBERED:
+    if isinstance(body, Mapping) and len(memory.amqp.known) < MAX_WORKERS:
         memory.amqp.known |= {name for name in body if isinstance(name, str)}

@@ -1,0 +1,42 @@
+"""What bounds the cost of replies, because a hostile worker may send anything.
+
+kombu reads a message as a whole, so its size is bounded only when it has been read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Bytes of a reply that is decoded. RabbitMQ takes no larger message by default, from version 4.
+MAX_REPLY = 16 * 2**20
+
+#: Bytes of all replies to one question. More could not be masked and written within the deadline.
+MAX_REPLIES = 64 * 2**20
+
+#: Workers whose replies to one question are kept, besides those that are known to be there. It is
+#: also the number of workers that are remembered between questions.
+MAX_WORKERS = 10_000
+
+
+def is_too_large(message: Any) -> bool:
+    """Whether a kombu message is larger than what is decoded."""
+    return len(message.body or "") > MAX_REPLY
+
+
+def without_decompression(message_class: type[Any]) -> type[Any]:
+    """Return a channel's class of messages, without kombu's decompression.
+
+    kombu decompresses a message when it is received, to whatever size. Workers send their replies
+    uncompressed. A compressed reply cannot be decoded, so it is skipped. ``Channel.Message`` is an
+    attribute that kombu does not document.
+    """
+
+    class Message(message_class):  # type: ignore[misc]
+        def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+            # A virtual transport has a dict here, py-amqp an object.
+            headers = payload.get("headers") if isinstance(payload, dict) else payload.headers
+            if isinstance(headers, dict):
+                headers.pop("compression", None)
+            super().__init__(payload, channel=channel, **options)
+
+    return Message
