@@ -52,13 +52,17 @@ CLIENTS = {
     "newest": [],
 }
 
-#: Workers, each with the kombu of its time.
+#: What a worker with this app has installed besides Celery.
+THE_APP = ["--editable", "."]
+
+#: Workers, each with the kombu of its time. The app does not support Celery 5.3, so these
+#: workers are only started without it; the others are started with the app and without it.
 WORKERS = {
     "5.3": ["celery[redis]==5.3.*", "kombu==5.3.*"],
-    "5.4": ["celery[redis]==5.4.*", "kombu==5.4.*"],
-    "5.5": ["celery[redis]==5.5.*", "kombu==5.5.*"],
-    "5.6": ["celery[redis]==5.6.*", "kombu==5.6.*"],
-    "newest": ["celery[redis]"],
+    "5.4": ["celery[redis]==5.4.*", "kombu==5.4.*", *THE_APP],
+    "5.5": ["celery[redis]==5.5.*", "kombu==5.5.*", *THE_APP],
+    "5.6": ["celery[redis]==5.6.*", "kombu==5.6.*", *THE_APP],
+    "newest": ["celery[redis]", *THE_APP],
 }
 
 #: What does not depend on these versions, or needs much beside them.
@@ -129,7 +133,7 @@ def install(session: nox.Session, client: str) -> dict[str, str]:
 
 
 def worker(session: nox.Session, version: str) -> str:
-    """Return the Python of an environment with a Celery version and nothing else."""
+    """Return the Python of an environment with a Celery version and, but for 5.3, the app."""
     folder = Path(session.cache_dir, "workers", version)
     python = folder / "bin" / "python"
     if not python.exists():

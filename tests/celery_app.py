@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celery import Celery
@@ -15,6 +16,41 @@ class Unprintable:
 
     def __repr__(self) -> str:
         raise RuntimeError("nobody looks at me")
+
+
+class Unreadable(Mapping[str, Any]):
+    """An argument that fails while it is read."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("there is no value")
+
+    def __iter__(self) -> Iterator[str]:
+        yield "first"
+        raise RuntimeError("there is no second")
+
+    def __len__(self) -> int:
+        raise RuntimeError("nobody counts me")
+
+    def __repr__(self) -> str:
+        return "<Unreadable>"
+
+
+#: Arguments that Celery's JSON cannot encode, or that fail when they are looked at.
+ODD: dict[str, Any] = {
+    "set": {1, 2},
+    "nan": float("nan"),
+    "bytes": b"\xff",
+    "object": Unprintable(),
+    "mapping": Unreadable(),
+}
+#: The same in an answer.
+ODD_AS_JSON = {
+    "set": [1, 2],
+    "nan": "NaN",
+    "bytes": "\\xff",
+    "object": "<unprintable Unprintable>",
+    "mapping": "<Unreadable>",
+}
 
 
 def make_app(config: dict[str, Any]) -> Celery:

@@ -45,7 +45,7 @@ def redis_server() -> Iterator[RedisServer]:
     server.stop()
 
 
-def _make_broker(kind: str, request: pytest.FixtureRequest, **config: Any) -> Broker:
+def place(kind: str, request: pytest.FixtureRequest, **config: Any) -> Broker:
     if kind == "redis":
         server = request.getfixturevalue("redis_server")
         return Broker(kind, f"redis://127.0.0.1:{server.port}/{next(_dbs)}", **config)
@@ -62,7 +62,7 @@ def make_broker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker
     made: list[Broker] = []
 
     def make(kind: str = "redis", **config: Any) -> Broker:
-        made.append(_make_broker(kind, request, **config))
+        made.append(place(kind, request, **config))
         return made[-1]
 
     yield make
@@ -73,7 +73,7 @@ def make_broker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker
 @pytest.fixture(scope="session", params=KINDS)
 def fleet(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """Two idle workers, for tests that leave them as they are."""
-    broker = _make_broker(request.param, request)
+    broker = place(request.param, request)
     broker.fleet("one@fleet", "two@fleet")
     yield broker
     broker.close()

@@ -244,6 +244,8 @@ class Broker:
                 "polling_interval": 0.02,
             }
         self.workers: list[Worker] = []
+        #: Queues that go with the place; the exchange of each has its name.
+        self.queues = [f"{self.namespace}.tasks"]
         self._apps: list[Celery] = []
         self.app = self.client()
 
@@ -290,11 +292,12 @@ class Broker:
         if self.kind == "amqp":
             with kombu.Connection(self.url) as connection:
                 channel = connection.channel()
-                channel.queue_delete(f"{self.namespace}.tasks")
+                for queue in self.queues:
+                    channel.queue_delete(queue)
                 for exchange in (
+                    *self.queues,
                     f"{self.namespace}.pidbox",
                     f"reply.{self.namespace}.pidbox",
-                    f"{self.namespace}.tasks",
                     f"{self.namespace}.events",
                 ):
                     channel.exchange_delete(exchange)

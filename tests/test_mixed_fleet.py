@@ -4,79 +4,180 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import celery
 import pytest
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS
+from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.snapshot import Snapshot, take_snapshot
+from tests.celery_app import ODD, ODD_AS_JSON
 from tests.comparison import without_what_changes
+from tests.conftest import place
 from tests.published import load, problems
 from tests.support import Broker, Worker, wait_until
 
 URL = "/api/celery-stats/"
 PASSWORD = "hunter2"
 
-#: Celery version to a Python that has it.
+#: Celery version to a Python that has it and, but for 5.3, this app.
 PYTHONS: dict[str, str] = json.loads(os.environ.get("CELERY_STATS_TEST_WORKERS", "{}"))
+#: The versions that the app supports. Workers of the others are started without it.
+SUPPORTED = [version for version in PYTHONS if version != "5.3"]
 
 pytestmark = pytest.mark.skipif(not PYTHONS, reason="CELERY_STATS_TEST_WORKERS names no Pythons")
 
 
-@pytest.fixture(params=["redis", "amqp"])
-def broker(request: pytest.FixtureRequest, make_broker: Callable[..., Broker]) -> Broker:
-    return make_broker(request.param)
+def start(broker: Broker, version: str, *, with_app: bool, **config: Any) -> Worker:
+    worker = Worker(
+        broker,
+        f"celery-{version}@{'app' if with_app else 'plain'}",
+        pool="prefork",
+        concurrency=1,
+        python=PYTHONS[version],
+        with_app=with_app,
+        config=config,
+    )
+    broker.workers.append(worker)
+    return worker
+
+
+def names(broker: Broker) -> list[str]:
+    return sorted(worker.name for worker in broker.workers)
+
+
+def everywhere(broker: Broker) -> dict[str, list[str]]:
+    return {field: names(broker) for field in FIELDS}
+
+
+def answered(answers: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return who stands under each key."""
+    return {field: sorted(answers[field] or ()) for field in FIELDS}
+
+
+def take(broker: Broker) -> Snapshot:
+    return take_snapshot(Question(), Options(broker.app, 4.0, 20.0))
+
+
+@pytest.fixture(scope="module", params=["redis", "amqp"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """Workers of every version, without the app and, where it supports the version, with it."""
+    broker = place(request.param, request)
+    # Up to 5.6 workers send the URLs that they would fail over to with their passwords.
+    spare = f"{broker.url};{broker.url.split(':')[0]}://:{PASSWORD}@127.0.0.1:1//"
+    broker.config["broker_url"] = spare
+    try:
+        for version in PYTHONS:
+            start(broker, version, with_app=False)
+        for version in SUPPORTED:
+            start(broker, version, with_app=True)
+        for worker in broker.workers:
+            worker.ready()
+        yield broker
+    finally:
+        broker.close()
+
+
+def expect_as_inspect(broker: Broker, api: APIClient) -> None:
+    """Compare an answer with six ``inspect()`` calls, but for what is masked in it."""
+    response = api.get(URL)
+    assert "Celery-Stats-Missing" not in response
+    answer = response.json()
+    assert answered(answer) == everywhere(broker)
+    inspect = broker.client().control.inspect(timeout=4, limit=len(broker.workers))
+    for field in FIELDS:
+        told = json.loads(json.dumps(getattr(inspect, field)()).replace(PASSWORD, "*" * 20))
+        if field == "stats":
+            for stats in (*told.values(), *answer[field].values()):
+                del stats["broker"]
+        assert without_what_changes(answer[field]) == without_what_changes(told)
 
 
 def test_every_version__answers_everything_as_to_inspect(
     broker: Broker, use: Callable[[Broker], Broker], api: APIClient, settings: Any
 ) -> None:
-    # Up to 5.6 workers send the URLs that they would fail over to with their passwords.
-    spare = f"{broker.url};{broker.url.split(':')[0]}://:{PASSWORD}@127.0.0.1:1//"
-    broker.config["broker_url"] = spare
     settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "TIMEOUT": 4.0}
     use(broker)
-    for version, python in PYTHONS.items():
-        name = f"celery-{version}@mixed"
-        worker = Worker(broker, name, pool="prefork", concurrency=1, python=python)
-        broker.workers.append(worker)
-    names = sorted(worker.ready().name for worker in broker.workers)
-    inspect = broker.client().control.inspect(timeout=2, limit=len(names))
-    wait_until(lambda: sorted(inspect.ping() or ()) == names, what="every worker")
+    expect_as_inspect(broker, api)
 
     broker.app.control.revoke(["revoked"])
-    held = [broker.send(countdown=3600, password=PASSWORD) for _ in names]
+    count = len(broker.workers)
+    held = [broker.send(countdown=3600, password=PASSWORD) for _ in range(count)]
     # One runs with each and up to four wait, whoever takes the first.
-    running = [broker.send(seconds=600, password=PASSWORD) for _ in range(3 * len(names))]
+    running = [broker.send(seconds=600, password=PASSWORD) for _ in range(3 * count)]
 
     def settled() -> Any:
         answer = api.get(URL, {"task_id": running}).json()
-        active = answer["active"] or {}
-        everyone = sorted(active) == names and all(active.values())
-        found = sum(len(tasks) for tasks in (answer["scheduled"] or {}).values())
+        everyone = len(answer["active"]) == count and all(answer["active"].values())
+        found = sum(len(tasks) for tasks in answer["scheduled"].values())
         return answer if everyone and found == len(held) else None
 
     answer = wait_until(settled, seconds=30, what="a task with every worker")
-    assert [sorted(answer[field]) for field in FIELDS] == [names] * len(FIELDS)
+    assert answered(answer) == everywhere(broker)
     assert PASSWORD not in json.dumps(answer)
     assert problems(answer, load()) == []
+    expect_as_inspect(broker, api)
 
-    response = api.get(URL)
-    assert "Celery-Stats-Missing" not in response
-    inspect = broker.client().control.inspect(timeout=3, limit=len(names))
-    for field in ("active", "reserved", "scheduled", "revoked"):
-        told = json.loads(json.dumps(getattr(inspect, field)()).replace(PASSWORD, "*" * 20))
-        assert without_what_changes(response.json()[field]) == without_what_changes(told)
 
-    broker.app.control.revoke(running, terminate=True)  # who stops would wait for its task
+def test_one_hundred_snapshots__not_one_more_line_logged(broker: Broker) -> None:
+    before = {worker.name: worker.log.read_text() for worker in broker.workers}
+    for _ in range(100):
+        assert answered(take(broker).answers) == everywhere(broker)
+    # A worker answers in order, so it has logged by now what the snapshots made it log.
+    ping = broker.client().control.ping
+    assert len(ping(timeout=4, limit=len(broker.workers))) == len(broker.workers)
+    assert {worker.name: worker.log.read_text() for worker in broker.workers} == before
+
+
+def test_every_other_worker_stopped__gone_at_once_and_not_missing(broker: Broker) -> None:
+    """No test follows on these workers: pytest-django runs those with a database first."""
+    answers = take(broker).answers
+    lists = [*(answers["active"] or {}).values(), *(answers["reserved"] or {}).values()]
+    # Who stops would wait for its task.
+    broker.app.control.revoke([task["id"] for tasks in lists for task in tasks], terminate=True)
     for worker in broker.workers[::2]:
         worker.stop()
-    left = sorted(worker.name for worker in broker.workers[1::2])
-    response = api.get(URL)
-    assert sorted(response.json()["stats"]) == left
-    assert "Celery-Stats-Missing" not in response
+    del broker.workers[::2]
+    snapshot = take(broker)
+    assert answered(snapshot.answers) == everywhere(broker)
+    assert snapshot.missing == {}
+
+
+def test_odd_arguments__every_worker_with_the_app_whole_and_nobody_deaf(
+    make_broker: Callable[..., Broker],
+) -> None:
+    broker = make_broker("redis")
+    for version in SUPPORTED:
+        start(broker, version, with_app=True, task_default_queue=version)
+    for version, worker in zip(SUPPORTED, broker.workers, strict=True):
+        worker.ready()
+        for options in ({"countdown": 3600}, {}, {}):
+            broker.app.send_task(
+                "tests.nap",
+                ["x" * 5_000_000],
+                {"seconds": 600, **ODD},
+                queue=version,
+                serializer="pickle",
+                **options,
+            )
+
+    def at_work() -> Snapshot | None:
+        snapshot = take(broker)
+        assert answered(snapshot.answers) == everywhere(broker)
+        lists = [snapshot.answers[field] or {} for field in ("active", "scheduled", "reserved")]
+        return snapshot if all(all(tasks.values()) for tasks in lists) else None
+
+    snapshot = wait_until(at_work, seconds=30, what="odd tasks under three keys")
+    assert snapshot.missing == {}
+    for name in names(broker):
+        active, scheduled, reserved = (snapshot.answers[field][name] for field in FIELDS[:3])  # type: ignore[index]
+        for [task] in (active, reserved, [scheduled[0]["request"]]):
+            assert [len(text) for text in task["args"]] == [5_000_000]
+            assert task["kwargs"] == {"seconds": 600, **ODD_AS_JSON}
+    pongs = broker.client().control.inspect(timeout=4, limit=len(SUPPORTED)).ping()
+    assert pongs == {name: {"ok": "pong"} for name in names(broker)}
 
 
 def test_newest_and_oldest__both_named() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,14 @@ from celery import Celery
 from celery.worker.control import Panel
 
 from celery_stats import worker
+from celery_stats.control.broker import broker_for
 from celery_stats.control.question import ARGUMENT, FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
+from tests.celery_app import ODD, ODD_AS_JSON
 from tests.comparison import without_what_changes
+from tests.conftest import KINDS
+from tests.moments import watch
+from tests.pools import POOLS
 from tests.support import ROOT, Broker, Mailbox, wait_until
 
 MakeBroker = Callable[..., Broker]
@@ -162,31 +168,81 @@ class TestAsking:
         assert one.heard == plain.heard == ["active"]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent"])
-def test_real_worker__as_six_inspect_calls(make_broker: MakeBroker, pool: str) -> None:
-    broker = make_broker()
-    broker.fleet("one@t", pool=pool, with_app=True)
-    task_id = broker.send(1, countdown=3600, city="Tallinn")
-    broker.app.control.revoke(["revoked"])
-    asked = (task_id, "unknown")
+def start_pools(broker: Broker, group: str, *, with_app: bool) -> list[str]:
+    """Start one worker for each pool; return their names."""
+    workers = [broker.start(f"{pool}@{group}", pool=pool, with_app=with_app) for pool in POOLS]
+    # RabbitMQ lists no workers: the next snapshot shall listen for those that are new.
+    broker_for(broker.app).memory.window_passed = False
+    return [worker.ready().name for worker in workers]
 
-    snapshot = wait_until(
-        lambda: (s := take(broker.app, task_ids=asked)).answers["scheduled"]["one@t"] and s,  # type: ignore[index]
-        what="the task that is held",
-    )
-    inspect = broker.client().control.inspect(limit=1)
+
+def give_work(broker: Broker, names: list[str]) -> list[str]:
+    """Give each worker a task for its ETA, one to run and one that waits; return their ids.
+
+    A solo worker that runs a task answers nothing, so it gets the first one only.
+    """
+    control = broker.client().control
+    task_ids = []
+    for name in names:
+        queue = f"{broker.namespace}.{name.replace('@', '.')}"
+        broker.queues.append(queue)
+        wait_until(partial(control.add_consumer, queue, destination=[name], reply=True, limit=1))
+        send = partial(broker.app.send_task, "tests.nap", queue=queue)
+        task_ids.append(send([1, "é"], countdown=3600).id)
+        if not name.startswith("solo"):
+            task_ids += [send([None, [1.5]], {"seconds": 600}).id for _ in range(2)]
+    control.revoke([f"revoked of {names}"])
+
+    def settled() -> bool:
+        answers = take(broker.app, workers=tuple(names)).answers
+        counts = {
+            name: [len((answers[field] or {}).get(name) or ()) for field in FIELDS[:3]]
+            for name in names
+        }
+        solo = {name: name.startswith("solo") for name in names}
+        return counts == {name: [0, 1, 0] if solo[name] else [1, 1, 1] for name in names}
+
+    wait_until(settled, what="each worker's tasks")
+    return task_ids
+
+
+def expect_as_inspect(broker: Broker, names: list[str], task_ids: Sequence[str] = ()) -> None:
+    """Compare a snapshot with six ``inspect()`` calls."""
+    snapshot = take(broker.app, task_ids=tuple(task_ids))
+    assert answered(snapshot) == everywhere(*sorted(names))
+    inspect = broker.client().control.inspect(timeout=TIMEOUT, limit=len(names))
     expected = {
-        name: getattr(inspect, name)(*(asked if name == "query_task" else ())) for name in FIELDS
+        name: getattr(inspect, name)(*(task_ids if name == "query_task" else ()))
+        for name in FIELDS
     }
     assert without_what_changes(dict(snapshot.answers)) == without_what_changes(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fleet_without_the_app_then_mixed_then_with_it__as_six_inspect_calls(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker = make_broker(kind)
+    plain = start_pools(broker, "plain", with_app=False)
+    expect_as_inspect(broker, plain)
+    task_ids = give_work(broker, plain)
+    expect_as_inspect(broker, plain, task_ids)
+
+    with_app = start_pools(broker, "app", with_app=True)
+    expect_as_inspect(broker, plain + with_app, task_ids)
+    task_ids += give_work(broker, with_app)
+    expect_as_inspect(broker, plain + with_app, task_ids)
+
+    for process in broker.workers[: len(plain)]:
+        process.kill()
+    expect_as_inspect(broker, with_app, task_ids)
 
 
 def test_odd_arguments__nothing_lost_and_nobody_deaf(make_broker: MakeBroker) -> None:
     broker = make_broker()
     broker.fleet("one@t", with_app=True)
-    odd: dict[str, Any] = {"set": {1, 2}, "nan": float("nan"), "bytes": b"\xff"}
     for options in ({"countdown": 3600}, {}, {}):
-        broker.send({1, 2}, seconds=600, serializer="pickle", **odd, **options)
+        broker.send("x" * 5_000_000, seconds=600, serializer="pickle", **ODD, **options)
 
     def at_work() -> Snapshot | None:
         snapshot = take(broker.app)
@@ -195,26 +251,26 @@ def test_odd_arguments__nothing_lost_and_nobody_deaf(make_broker: MakeBroker) ->
 
     snapshot = wait_until(at_work, what="odd tasks under three keys")
     assert snapshot.missing == {}
-    [task] = snapshot.answers["active"]["one@t"]  # type: ignore[index]
-    assert task["args"] == [[1, 2]]
-    assert task["kwargs"] == {"seconds": 600, "set": [1, 2], "nan": "NaN", "bytes": "\\xff"}
+    active, scheduled, reserved = (snapshot.answers[name]["one@t"] for name in FIELDS[:3])
+    for [task] in (active, reserved, [scheduled[0]["request"]]):
+        assert [len(text) for text in task["args"]] == [5_000_000]
+        assert task["kwargs"] == {"seconds": 600, **ODD_AS_JSON}
     assert broker.client().control.ping(timeout=2, limit=1) == [{"one@t": {"ok": "pong"}}]
 
 
-def test_one_moment__no_task_under_two_keys_or_under_none(make_broker: MakeBroker) -> None:
-    broker = make_broker()
-    broker.fleet("one@t", with_app=True, worker_prefetch_multiplier=100)
-    task_ids = {broker.send(seconds=0.01) for _ in range(60)}
-    seen = set()
-    while len(seen) < 20:
-        answers = take(broker.app).answers
-        active = {task["id"] for task in answers["active"]["one@t"]}  # type: ignore[index]
-        reserved = {task["id"] for task in answers["reserved"]["one@t"]}  # type: ignore[index]
-        assert not active & reserved
-        seen |= active
-        if not active | reserved:
-            break
-    assert seen <= task_ids
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@pytest.mark.parametrize("kind", ["redis", "amqp"])
+def test_tasks_that_move__each_under_one_key_of_each_snapshot(
+    make_broker: MakeBroker, kind: str, pool: str
+) -> None:
+    broker = make_broker(kind, worker_prefetch_multiplier=100)
+    broker.fleet("one@t", pool=pool, with_app=True)
+    found = watch(
+        broker, pool, 60, lambda ids: take(broker.app, timeout=2, task_ids=tuple(ids)).answers
+    )
+    assert found.seen
+    assert found.moved or pool == "solo"
+    assert (found.twice, found.lost) == (set(), set())
 
 
 def test_workers_without_the_app__log_nothing(make_broker: MakeBroker) -> None:
