@@ -168,6 +168,23 @@ class TestAsking:
         assert one.heard == plain.heard == ["active"]
 
 
+def test_real_worker__everything_with_the_argument_and_as_always_without(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    broker.fleet("one@t", with_app=True)
+
+    def ask(**arguments: Any) -> set[str]:
+        [reply] = broker.app.control.broadcast(
+            "stats", arguments=arguments, reply=True, timeout=TIMEOUT, limit=1
+        )
+        return set(reply["one@t"])
+
+    assert ask(**Question().all_at_once) == {ARGUMENT}
+    assert ask() >= {"total", "pid", "pool", "broker"}
+    assert ask().isdisjoint({ARGUMENT, *FIELDS})
+
+
 def start_pools(broker: Broker, group: str, *, with_app: bool) -> list[str]:
     """Start one worker for each pool; return their names."""
     workers = [broker.start(f"{pool}@{group}", pool=pool, with_app=with_app) for pool in POOLS]
