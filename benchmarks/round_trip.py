@@ -38,6 +38,7 @@ from benchmarks.support import (
     ms,
     place,
     show,
+    verdict,
 )
 from celery_stats.control.connection import ControlConnection
 from celery_stats.control.question import FIELDS, Options, Question
@@ -49,8 +50,21 @@ WORKERS = ("one@bench", "two@bench")
 #: Fast ways are run so many times in each round, one after the other.
 REPEAT = 20
 
+#: A function call takes at most so many times one ping.
+PINGS = 1.5
+
+#: A GET takes at most so many pings more than one that is refused.
+PINGS_OF_A_GET = 2
+
+#: Seconds of the client's CPU that a snapshot of 1,000 workers takes at most.
+CPU_OF_1000 = 0.3
+
 #: Starts of a process, for its first snapshot.
 STARTS = 3
+
+#: Those of the ways that are compared with a bound.
+PING, CALL = "one ping with limit, the floor", "ours: function call, one message"
+GET, REFUSED = "ours: GET through gunicorn", "a GET refused with 400"
 
 #: Prints the seconds of a new process's first snapshot.
 FIRST_SNAPSHOT = """
@@ -175,11 +189,11 @@ def compare(kind: str, token: str, rounds: int) -> None:
             stack.callback(flower.stop)
             slow["Flower's /api/workers?refresh=1"] = lambda: from_flower(flower.client)
         fast = {
-            "one ping with limit, the floor": ways.ping,
-            "ours: function call, one message": ways.ours,
+            PING: ways.ping,
+            CALL: ways.ours,
             "ours, workers without the app: six messages": Ways(without_app).ours,
-            "ours: GET through gunicorn": get,
-            "a GET refused with 400": lambda: refused(refusing),
+            GET: get,
+            REFUSED: lambda: refused(refusing),
         }
         for run in fast.values():
             timed(run)  # the first ones are measured in processes of their own
@@ -208,6 +222,24 @@ def compare(kind: str, token: str, rounds: int) -> None:
     ]
     title = f"{kind}: two prefork workers of two processes, {rounds} rounds"
     show(title, ["way", "runs", "median", "worst", "times as fast", "of the floor"], rows)
+    call, ping, whole, refusal = (median(times[name]) for name in (CALL, PING, GET, REFUSED))
+    bounds = [
+        ("function call, one message", call, f"{PINGS} pings", PINGS * ping),
+        (
+            "GET through gunicorn",
+            whole,
+            f"a refused GET and {PINGS_OF_A_GET} pings",
+            refusal + PINGS_OF_A_GET * ping,
+        ),
+    ]
+    show(
+        f"{kind}: the bounds",
+        ["way", "median", "at most", "that is", ""],
+        [
+            [name, ms(taken), of, ms(most), verdict(taken, most)]
+            for name, taken, of, most in bounds
+        ],
+    )
 
 
 def solo(kind: str, count: int) -> None:
@@ -237,11 +269,12 @@ def solo(kind: str, count: int) -> None:
                 times["ping"].append(time.monotonic() - started)
             ours, ping = median(times["ours"]), median(times["ping"])
             cpu = [f"{1e3 * spent / REPEAT:.1f} ms" for spent in (fleet_cpu, client_cpu)]
-            rows.append([title, ms(ours), ms(ping), f"{ours / ping:.2f}", *cpu])
+            bound = [f"{PINGS}", verdict(ours / ping, PINGS)] if with_app else ["", ""]
+            rows.append([title, ms(ours), ms(ping), f"{ours / ping:.2f}", *bound, *cpu])
             other.close()
     show(
         f"{kind}: {count} real solo workers",
-        ["way", "snapshot", "one ping", "of the ping", "fleet CPU", "client CPU"],
+        ["way", "snapshot", "one ping", "of the ping", "at most", "", "fleet CPU", "client CPU"],
         rows,
     )
 
@@ -273,6 +306,7 @@ def grow(sizes: list[int], rounds: int) -> None:
     from celery_stats.redaction import mask
 
     rows = []
+    client_cpu: dict[int, float] = {}
     for size in sizes:
         with place("redis") as broker, Fleet(broker, size, with_app=True) as fleet:
             redis_pid = broker_pid(broker)
@@ -295,6 +329,7 @@ def grow(sizes: list[int], rounds: int) -> None:
         elapsed, ours = (median(run[i] for run in runs) for i in (0, 1))
         # Ticks are coarse: a mean, not a median.
         fleet_cpu, redis_cpu = (sum(run[i] for run in runs) / len(runs) for i in (2, 3))
+        client_cpu[size] = ours
         replies = size
         rows.append(
             [
@@ -315,6 +350,9 @@ def grow(sizes: list[int], rounds: int) -> None:
         [*header, "fleet alone", "bytes of the answer"],
         rows,
     )
+    if 1000 in client_cpu:
+        spent, outcome = client_cpu[1000], verdict(client_cpu[1000], CPU_OF_1000)
+        print(f"client CPU, 1,000 workers: {ms(spent)}, at most {ms(CPU_OF_1000)}: {outcome}")
     print("fleet alone: until all replies lie unread in the reply queue, as a share of the time")
 
 

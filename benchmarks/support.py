@@ -242,3 +242,7 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> No
 
 def ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.1f} ms" if seconds < 0.1 else f"{1e3 * seconds:,.0f} ms"
+
+
+def verdict(figure: float, bound: float) -> str:
+    return "PASS" if figure <= bound else "over"
