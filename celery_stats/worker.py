@@ -1,10 +1,10 @@
 """What runs inside a worker: everything that was asked for, in one reply.
 
-Each of Celery's inspect commands takes additional arguments and ignores them (``**kwargs`` in
-every version from 5.3). So a question is sent as one of the built-in commands with an argument of
-ours: a worker with this app answers all that the argument names, in one turn of its loop, and a
-worker without it answers the built-in command and logs nothing. Without the argument the
-commands are as Celery made them.
+Each of Celery's inspect commands takes additional arguments and ignores those that it does not
+know (``**kwargs`` in every version from 5.3). So a question is sent as one of the built-in
+commands with an additional argument. A worker with this app answers all the fields that the
+argument names, in one turn of its event loop. A worker without it answers the built-in command
+and logs nothing. Without the argument every command answers what Celery's own function returns.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ def register(**kwargs: Any) -> None:
 
 
 def answer(handler: Handler, handlers: dict[str, Handler], state: Any, **arguments: Any) -> Any:
-    """Answer a built-in command, or all that our argument asks for.
+    """Answer a built-in command, or all the fields that the additional argument names.
 
     Args:
         handler: the built-in function of this command.
         handlers: field to its built-in function.
         state: the worker's, as kombu's mailbox passes it on.
-        arguments: those of the command; ours is field to the arguments of its command.
+        arguments: those of the command. The additional one, :data:`ARGUMENT`, is a dict of
+            field to the arguments of the field's command.
 
     Returns:
-        Any: what ``handler`` returns; with our argument ``{ARGUMENT: {field: reply}}``, whose
-        values are JSON, so that the worker can encode them. Nothing is masked: that is done
-        where the request is answered.
+        Any: what ``handler`` returns; with the additional argument
+        ``{ARGUMENT: {field: reply}}``, whose values are JSON, so that the worker can encode
+        them. Nothing is masked: the web process does that when it answers the request.
     """
     asked = arguments.pop(ARGUMENT, None)
     if not isinstance(asked, dict):
@@ -69,8 +70,9 @@ def _answer_field(handler: Handler, state: Any, arguments: dict[str, Any]) -> An
 
     try:
         return jsonsafe(handler(state, **arguments))
-    # The handlers and the arguments of tasks run code of the project. One that fails must not
-    # take the other fields with it; Celery answers a command that fails in the same form.
+    # The handlers and the arguments of tasks run code of the project, which may raise anything.
+    # A field that fails must not cost the other fields their answer. Celery answers a command
+    # that fails in the same form.
     except Exception as exc:
         logger.exception("A remote control command failed")
         return {"error": repr(exc)}

@@ -15,7 +15,7 @@ from tests.support import AMQP_URL, Broker, RedisServer
 
 #: The files that take longest, which therefore begin first.
 LONGEST = (
-    *("dropin", "snapshot", "browser", "setting_up", "command", "demo", "clients"),
+    *("dropin", "snapshot", "worker", "browser", "setting_up", "command", "demo", "clients"),
     *("faults", "hostile"),
 )
 
