@@ -9,6 +9,7 @@ and logs nothing. Without the argument every command answers what Celery's own f
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from functools import partial, wraps
@@ -19,6 +20,8 @@ from celery.signals import worker_init
 from .control.question import ARGUMENT, FIELDS
 
 logger = logging.getLogger(__name__)
+
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 Handler = Callable[..., Any]
 
@@ -53,9 +56,9 @@ def answer(handler: Handler, handlers: dict[str, Handler], state: Any, **argumen
             field to the arguments of the field's command.
 
     Returns:
-        Any: what ``handler`` returns; with the additional argument
-        ``{ARGUMENT: {field: reply}}``, whose values are JSON, so that the worker can encode
-        them. Nothing is masked: the web process does that when it answers the request.
+        Any: what ``handler`` returns; with the additional argument ``{ARGUMENT: {field: text}}``.
+        The text is the reply as JSON, so that a worker with any serializer can send it. Nothing
+        is masked: the web process does that when it answers the request.
     """
     asked = arguments.pop(ARGUMENT, None)
     if not isinstance(asked, dict):
@@ -64,15 +67,24 @@ def answer(handler: Handler, handlers: dict[str, Handler], state: Any, **argumen
     return {ARGUMENT: {name: _answer_field(handlers[name], state, asked[name]) for name in known}}
 
 
-def _answer_field(handler: Handler, state: Any, arguments: dict[str, Any]) -> Any:
-    # Imported here, because it needs REST framework, which connect() must not load.
-    from .jsonsafe import jsonsafe
-
+def _answer_field(handler: Handler, state: Any, arguments: dict[str, Any]) -> str:
     try:
-        return jsonsafe(handler(state, **arguments))
+        return _to_json(handler(state, **arguments))
     # The handlers and the arguments of tasks run code of the project, which may raise anything.
     # A field that fails must not cost the other fields their answer. Celery answers a command
     # that fails in the same form.
     except Exception as exc:
         logger.exception("A remote control command failed")
-        return {"error": repr(exc)}
+        return _encode({"error": repr(exc)})
+
+
+def _to_json(value: Any) -> str:
+    try:
+        return _encode(value)
+    # Most replies are JSON already, so they are converted only where that is necessary. The
+    # arguments of tasks run code of the project here, too.
+    except Exception:  # noqa: BLE001
+        # Imported here, because it needs REST framework, which connect() must not load.
+        from .jsonsafe import jsonsafe
+
+        return _encode(jsonsafe(value))

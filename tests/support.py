@@ -542,8 +542,8 @@ class Mailbox:
         if asked is None:
             self.answer(command)
         else:
-            said = {name: replies(self.name)[name] for name in asked}
-            self.reply(command, {self.name: {ARGUMENT: said}})
+            texts = {name: json.dumps(replies(self.name)[name]) for name in asked}
+            self.reply(command, {self.name: {ARGUMENT: texts}})
 
     def answer(self, command: dict[str, Any], name: str | None = None) -> None:
         """Reply as a real worker would."""

@@ -14,6 +14,7 @@ from celery.worker.control import Panel
 
 from celery_stats import worker
 from celery_stats.control.broker import broker_for
+from celery_stats.control.presence import redis as redis_presence
 from celery_stats.control.question import ARGUMENT, FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
 from tests.celery_app import ODD, ODD_AS_JSON
@@ -71,7 +72,10 @@ class TestAnswer:
         asked = {"stats": {}, "active": {"safe": None}, "revoked": {}, "of_tomorrow": {}}
         found = worker.answer(handlers["stats"], handlers, "me", **{ARGUMENT: asked})
         assert found == {
-            ARGUMENT: {"active": [{"args": [1, 2], "worker": "me"}], "stats": {"pid": 42}}
+            ARGUMENT: {
+                "active": '[{"args": [1, 2], "worker": "me"}]',
+                "stats": '{"pid": 42}',
+            }
         }
 
     def test_handler_that_fails__an_error_and_the_others_whole(
@@ -81,8 +85,8 @@ class TestAnswer:
         found = worker.answer(handlers["stats"], handlers, "me", **{ARGUMENT: asked})
         assert found == {
             ARGUMENT: {
-                "reserved": {"error": "RuntimeError('no list today')"},
-                "stats": {"pid": 42},
+                "reserved": '{"error": "RuntimeError(\'no list today\')"}',
+                "stats": '{"pid": 42}',
             }
         }
 
@@ -119,7 +123,11 @@ class TestAsking:
                 assert answered(take(broker.app)) == everywhere("one@t", "two@t")
         assert one.heard == ["stats"] * 3
 
-    def test_workers_without_it__six_messages_each_time(self, make_broker: MakeBroker) -> None:
+    def test_workers_without_it__six_messages_each_time(
+        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are asked for the rest at once, and not because a ping shows that they owe it."""
+        monkeypatch.setattr(redis_presence, "PING_AFTER", 2 * TIMEOUT)
         broker = make_broker()
         with Mailbox(broker, "plain@t", Mailbox.answer) as plain:
             for _ in range(2):
@@ -139,16 +147,18 @@ class TestAsking:
         assert one.heard == ["stats"] * 2
         assert sorted(plain.heard) == sorted([*FIELDS, *FIELDS])
 
-    def test_release_that_leaves_a_field_out__asked_for_as_before(
-        self, make_broker: MakeBroker
+    @pytest.mark.parametrize("revoked", [{}, {"revoked": 1}, {"revoked": "["}, {"revoked": None}])
+    def test_release_that_sends_a_field_otherwise__asked_for_as_before(
+        self, make_broker: MakeBroker, revoked: dict[str, Any]
     ) -> None:
         def older(mailbox: Mailbox, command: dict[str, Any]) -> None:
             asked = command["arguments"].get(ARGUMENT)
             if asked is None:
                 mailbox.answer(command)
             else:
-                known = {name: [] for name in asked if name != "revoked"}
-                mailbox.reply(command, {mailbox.name: {ARGUMENT: {**known, "of_tomorrow": 1}}})
+                known = {name: "[]" for name in asked if name != "revoked"}
+                sent = {**known, **revoked, "of_tomorrow": 1}
+                mailbox.reply(command, {mailbox.name: {ARGUMENT: sent}})
 
         broker = make_broker()
         with Mailbox(broker, "older@t", older) as mailbox:
@@ -189,7 +199,7 @@ def start_pools(broker: Broker, group: str, *, with_app: bool) -> list[str]:
     """Start one worker for each pool; return their names."""
     workers = [broker.start(f"{pool}@{group}", pool=pool, with_app=with_app) for pool in POOLS]
     # RabbitMQ lists no workers: the next snapshot shall listen for those that are new.
-    broker_for(broker.app).memory.window_passed = False
+    broker_for(broker.app).memory.amqp.window_passed = False
     return [worker.ready().name for worker in workers]
 
 

@@ -16,9 +16,11 @@ at the deadline, or when too much has come.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import Any
@@ -229,6 +231,8 @@ class Collector:
         if not self._knows(ticket):
             take_in_late_reply(message, self._connection, self._memory)
             return
+        if self._bytes > MAX_REPLIES:
+            return
         if is_too_large(message):
             self._connection.skip(message, "it is too large")
             return
@@ -272,7 +276,7 @@ class Collector:
         self._answered.add((ticket, worker))
         together = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
         if isinstance(together, Mapping):
-            answers = {name: together[name] for name in self._order if name in together}
+            answers = _decode_fields(together, self._order)
             self._with_app.add(worker)
         else:
             answers = {field: reply}
@@ -288,6 +292,18 @@ class Collector:
             worker: tuple(n for n in FIELDS if n in self.replies.owed_by(worker))
             for worker in sorted(expected)
         }
+
+
+def _decode_fields(texts: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Return field to reply, from a worker with this app.
+
+    A field that is missing or cannot be decoded is left out, so that it is asked for alone.
+    """
+    replies = {}
+    for field in fields:
+        with suppress(KeyError, TypeError, ValueError, RecursionError):
+            replies[field] = json.loads(texts[field])
+    return replies
 
 
 def _log_shared_name(worker: str) -> None:

@@ -15,8 +15,8 @@ FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
 
 #: The additional argument of a command by which workers with this app are asked for several fields
 #: at once. Its value is field to the arguments of that field's command. The reply of such a worker
-#: has the same key. Releases of the app must understand each other, so a change of the meaning
-#: needs another name.
+#: has the same key, whose value is field to the reply as JSON text. Releases of the app must
+#: understand each other, so a change of the meaning needs another name.
 ARGUMENT = "celery_stats"
 
 

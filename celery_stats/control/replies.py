@@ -37,6 +37,7 @@ class Replies:
         self._fields = fields
         self._answers: dict[str, dict[str, Any]] = {field: {} for field in fields}
         self._copies: Counter[tuple[str, str]] = Counter()
+        self._sharing_a_name: set[str] = set()  # that answered a field more than once
 
     @property
     def heard(self) -> set[str]:
@@ -60,13 +61,17 @@ class Replies:
         Workers that share a name answer as often as there are of them. The field with the fewest
         answers tells how many of them have answered everything.
         """
-        return len(self.given_up) + sum(
-            min(self._copies[worker, field] for field in self._fields) for worker in self.complete
+        further = sum(
+            min(self._copies[worker, field] for field in self._fields) - 1
+            for worker in self.complete & self._sharing_a_name
         )
+        return len(self.given_up) + len(self.complete) + further
 
     def add_answer(self, worker: str, field: str, reply: Any, at: float) -> bool:
         """Keep a worker's reply to one field; return whether it is the first one."""
         self._copies[worker, field] += 1
+        if self._copies[worker, field] > 1:
+            self._sharing_a_name.add(worker)
         if worker in self.complete or worker in self._answers[field]:
             return False
         self._answers[field][worker] = reply

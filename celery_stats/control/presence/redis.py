@@ -71,16 +71,18 @@ class RedisPresence(Presence):
             if by_listed + self._known.strangers >= self._count:
                 return 0.0
             return max(0.0, replies.last_pong_at + UNLISTED_GRACE - now)
-        if self.requested or self._awaited(replies):
+        # The numbers are compared first, because that is cheap and this runs for every reply.
+        if self.requested or not self._has_everyone_answered(replies):
             return None
-        return 0.0 if self._has_everyone_answered(replies) else None
+        return None if self._awaited(replies) else 0.0
 
     def _awaited(self, replies: Replies) -> frozenset[str]:
         """Return the listed workers that may still answer."""
         return self._listed - self._known.dead - self._known.no_workers - replies.done
 
     def _has_everyone_answered(self, replies: Replies) -> bool:
-        silent = len(self._known.no_workers - replies.heard) + self._known.strangers
+        no_workers = self._known.no_workers
+        silent = self._known.strangers + (len(no_workers - replies.heard) if no_workers else 0)
         return self._count is not None and replies.nodes + silent >= self._count
 
     def _has_everyone_ponged(self, replies: Replies) -> bool:
