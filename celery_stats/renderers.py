@@ -1,4 +1,4 @@
-"""One answer, several representations at one URL: JSON, a page for people, metrics."""
+"""The representations of a report at one URL: JSON, a page for people, and metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PageRenderer(BaseRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Mapping[str, Any] | None = None,
     ) -> str:
-        """The page for an answer, an error or OPTIONS, which REST framework puts in ``data``."""
+        """Return the page for ``data``: a report, an error, or the answer to OPTIONS."""
         renderer_context = renderer_context or {}
         request: Request = renderer_context["request"]
         response: Response = renderer_context["response"]
@@ -62,24 +62,27 @@ class PageRenderer(BaseRenderer):
     def _page(
         self, data: Any, request: Request, response: Response, view: Any
     ) -> tuple[str, dict[str, Any]]:
-        """The template's name, and what it shows."""
-        query = request.query_params
+        """Return the template's name and its context."""
         if response.status_code == 503:
-            return "page.html", {**unavailable(), "json_link": json_link(request)}
+            return "page.html", unavailable(json_link(request))
         if response.exception:
             return "message.html", refusal(data, response.status_code, view.visitor_name)
         if not isinstance(data, Report):
             return "message.html", about(data)
-        context = page(data, query.getlist("task_id"))
-        narrowed = "worker" in query or "field" in query
-        return "page.html", {**context, "narrowed": narrowed, "json_link": json_link(request)}
+        query = request.query_params
+        return "page.html", page(
+            data,
+            query.getlist("task_id"),
+            narrowed="worker" in query or "field" in query,
+            json_link=json_link(request),
+        )
 
 
 def files() -> dict[str, str]:
-    """The URLs of the app's static files, by their names with an underscore for the dot.
+    """Return the URLs of the app's static files, by name with an underscore for the dot.
 
-    Where ``collectstatic`` has not run yet, a storage that keeps a manifest knows none of
-    them. The page then comes without its looks, rather than not at all.
+    A storage with a manifest does not know them before ``collectstatic`` has run. The page is then
+    answered without its styles and scripts, because that is better than an error.
     """
     urls = {}
     for name in ("icon.svg", "page.css", "page.js", "trends.js", "filter.js"):
@@ -93,7 +96,7 @@ def files() -> dict[str, str]:
 
 
 def json_link(request: Request) -> str:
-    """The same query as JSON; empty where the project has no query parameter for the format."""
+    """Return the address of the same query as JSON; empty if no query parameter is the format."""
     name = api_settings.URL_FORMAT_OVERRIDE
     if not name:
         return ""
@@ -103,9 +106,10 @@ def json_link(request: Request) -> str:
 
 
 def content_security_policy() -> str:
-    """A policy that leaves hostile names nothing to run, load or send, even if one got through.
+    """Return a policy under which nothing runs, loads or is sent but the app's own files.
 
-    Where the project serves its static files from another host, that host is allowed for them.
+    It is a second protection against names with HTML in them, besides escaping. If the project
+    serves its static files from another host, that host is allowed for them.
     """
     url = urlsplit(files()["page_css"])
     origins = f"'self' {url.scheme or 'https'}://{url.netloc}" if url.netloc else "'self'"

@@ -14,7 +14,7 @@ from django.utils import translation
 from django.utils.timezone import override
 from rest_framework.throttling import UserRateThrottle
 
-from celery_stats import page, query, task_rows, views, words
+from celery_stats import formatting, page, query, task_rows, views
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
@@ -93,33 +93,33 @@ def show(browser_client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         (3 * 86400 * 1000, "3,000 days"),
     ],
 )
-def test_in_words(seconds: float, text: str) -> None:
-    assert words.in_words(seconds) == text
+def test_duration(seconds: float, text: str) -> None:
+    assert formatting.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("zone", "moment"),
     [("Pacific/Auckland", datetime.max), ("America/Los_Angeles", datetime.min)],
 )
-def test_written__beyond_the_calendar_of_the_zone(zone: str, moment: datetime) -> None:
+def test_format_time__beyond_the_calendar_of_the_zone(zone: str, moment: datetime) -> None:
     with override(zone):
-        assert words.written(moment.replace(tzinfo=timezone.utc)) == ""
-        assert words.written(NOW) != ""
+        assert formatting.format_time(moment.replace(tzinfo=timezone.utc)) == ""
+        assert formatting.format_time(NOW) != ""
 
 
 def test_shorten() -> None:
-    assert words.shorten("short") == ("short", "")
-    assert words.shorten("x" * 201) == ("x" * 199 + "…", "x" * 201)
-    assert words.shorten("x" * 10_000).title == "x" * 500 + "…"
-    assert words.shorten({"a": 1}).shown == "{'a': 1}"
+    assert formatting.shorten("short") == ("short", "")
+    assert formatting.shorten("x" * 201) == ("x" * 199 + "…", "x" * 201)
+    assert formatting.shorten("x" * 10_000).title == "x" * 500 + "…"
+    assert formatting.shorten({"a": 1}).shown == "{'a': 1}"
     # A cell may be narrower than its text is long.
-    assert words.shorten("x" * 30, fits=20) == ("x" * 30, "x" * 30)
+    assert formatting.shorten("x" * 30, fits=20) == ("x" * 30, "x" * 30)
 
 
 def test_count() -> None:
-    assert words.count(1234567) == (1234567, "1,234,567")
+    assert formatting.count(1234567) == (1234567, "1,234,567")
     for value in ("N/A", None, True, [1], {}):
-        assert words.count(value).value is None
+        assert formatting.count(value).value is None
 
 
 def test_ids_are_as_long_as_the_api_accepts() -> None:
@@ -242,7 +242,7 @@ def test_state() -> None:
         ("b@h", "stats", True),
         ("c@h", "active, stats", False),
     ]
-    assert [row.owed for row in found["workers"].items] == ["", "stats"]
+    assert [row.missing for row in found["workers"].items] == ["", "stats"]
 
 
 def test_look_up() -> None:
@@ -388,7 +388,7 @@ def test_empty__says_how_to_start_a_worker(show: Callable[..., Elements]) -> Non
 def test_missing__by_name_and_what_they_owe(show: Callable[..., Elements]) -> None:
     shown = show(ANSWER, missing={"a@h": ("revoked",), "<i>@h": FIELDS})
     assert "Workers are missing" in shown.text
-    assert "a@h answered in part; it owes: revoked" in shown.text
+    assert "a@h answered in part; not answered: revoked" in shown.text
     assert f"<i>@h did not answer: {', '.join(FIELDS)}" in shown.text
 
 
@@ -445,7 +445,7 @@ def test_long_strings__are_cut_on_the_server(show: Callable[..., Elements]) -> N
             *(v or "" for _, attrs in shown.elements for v in attrs.values()),
         ]
     )
-    assert longest <= words.TITLE_LENGTH + 1
+    assert longest <= formatting.TITLE_LENGTH + 1
     assert not [attrs for _, attrs in shown.elements if attrs.get("data-copy")]
 
 

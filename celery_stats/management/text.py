@@ -10,8 +10,8 @@ from typing import Any
 from unicodedata import combining, east_asian_width
 
 from celery_stats.control.question import Question
+from celery_stats.formatting import Excerpt, plural
 from celery_stats.report import Report
-from celery_stats.words import Cut, plural
 
 #: A line and its role in ``django.core.management.color``; "" is plain.
 Line = tuple[str, str]
@@ -132,7 +132,7 @@ def _workers(context: Mapping[str, Any], report: Report, width: int) -> Iterator
         Column("Worker", [printable(row.name.shown) for row in rows]),
         *(column for field, column in by_field if report.answers[field] is not None),
     ]
-    roles = [WARNING if row.owed else "" for row in rows]
+    roles = [WARNING if row.missing else "" for row in rows]
     yield from _section(columns, roles, workers.note, width)
     for row in rows:
         for field, remark in row.remarks:
@@ -150,7 +150,7 @@ def _running(context: Mapping[str, Any], width: int) -> Iterator[Line]:
     yield from _section(columns, [""] * len(tasks.items), tasks.note, width)
 
 
-def _queues(queues: Cut, width: int) -> Iterator[Line]:
+def _queues(queues: Excerpt, width: int) -> Iterator[Line]:
     columns = (
         Column("Queue", [printable(name.shown) for name, _length in queues.items]),
         Column("Waiting", [length.shown for _name, length in queues.items], right=True),

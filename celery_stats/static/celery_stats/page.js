@@ -115,10 +115,10 @@
     for (const item of page.querySelectorAll(".worker, #missing > li")) gone.delete(item.dataset.key);
     const health = page.getElementById("health");
     const list = page.getElementById("missing");
-    if (!gone.size || !list || page.querySelector("[data-cut]")) return;
+    if (!gone.size || !list || page.querySelector("[data-excerpt]")) return;
     for (const [name, last] of gone) {
       const item = document.createElement("li");
-      const label = document.createElement("strong");
+      const label = document.createElement("span");
       const words = document.createElement("span");
       const forget = document.createElement("button");
       item.dataset.key = name;

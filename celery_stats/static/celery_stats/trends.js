@@ -55,7 +55,7 @@
     }
     const compared = [...now.keys()].some((key) => processed.has(key));
     processed = now;
-    if (!compared || document.querySelector("[data-cut]")) return null;
+    if (!compared || document.querySelector("[data-excerpt]")) return null;
     recent.push([read, time, tasks]);
     recent = recent.filter(([from]) => from >= time - 60000);
     if (!recent.length) recent.push([read, time, tasks]); // the page was not up to date for long

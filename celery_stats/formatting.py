@@ -1,0 +1,160 @@
+"""Formats any JSON value for people: as short English text, and without ever raising an error.
+
+The page and the command are in English only. Numbers, times and texts look the same in every
+project, whatever its LANGUAGE_CODE is. Times are in the project's TIME_ZONE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Any, NamedTuple
+
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import is_naive, localtime
+
+PAIRS_SHOWN = 60  # in each list of a worker's details
+TEXT_LENGTH = 200  # characters in a cell
+TITLE_LENGTH = 500  # characters in a tooltip
+CELL = 20  # characters for which a cell has room at any width of the page
+#: A number that is larger is taken for none, because arithmetic with it can overflow.
+LARGEST = 10**18
+
+
+class Text(NamedTuple):
+    """A value as text for a cell, and a tooltip if the cell may not show all of it."""
+
+    shown: str
+    title: str = ""
+
+
+class Count(NamedTuple):
+    """A whole number, and how it is written. The value is None if there is no number."""
+
+    value: int | None
+    shown: str
+
+
+class Excerpt(NamedTuple):
+    """The first items of a list, the length of the list, and a note if items are left out."""
+
+    items: Sequence[Any]
+    total: Count
+    note: str
+
+
+def as_text(value: Any) -> str:
+    """Return a string unchanged, and any other value as Python writes it."""
+    return value if isinstance(value, str) else repr(value)
+
+
+def shorten(value: Any, length: int = TEXT_LENGTH, fits: int | None = None) -> Text:
+    """Return at most ``length`` characters of a value, and more of them as a tooltip.
+
+    Args:
+        value: any value.
+        length: characters to show.
+        fits: characters for which the cell certainly has room. A longer text gets a tooltip as
+            well, because the browser may cut it.
+    """
+    text = as_text(value)
+    if len(text) <= length:
+        return Text(text, text if fits is not None and len(text) > fits else "")
+    title = text if len(text) <= TITLE_LENGTH else f"{text[:TITLE_LENGTH]}…"
+    return Text(f"{text[: length - 1]}…", title)
+
+
+def number(value: Any) -> float | None:
+    """Return the value if it is a number. Workers also send ``"N/A"`` and null instead of one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -LARGEST < value < LARGEST else None
+
+
+def count(value: Any) -> Count:
+    """Return a number without its fraction, its digits grouped; a dash if it is no number."""
+    found = number(value)
+    if found is None:
+        return Count(None, "\N{EN DASH}")
+    return Count(int(found), f"{int(found):,}")
+
+
+def plural(amount: int, noun: str) -> str:
+    """Return ``1 worker``, or ``2,000 workers``."""
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units: ``3 days 4 h``, ``12 min 5 s``, ``0 s``."""
+    minutes, secs = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "day"), (hours, "h"), (minutes, "min"), (secs, "s")]
+    while len(units) > 1 and not units[0][0]:
+        units.pop(0)
+    return " ".join(
+        plural(amount, unit) if unit == "day" else f"{amount} {unit}"
+        for at, (amount, unit) in enumerate(units[:2])
+        if amount or at == 0
+    )
+
+
+def time_from_seconds(value: Any) -> datetime | None:
+    """Return the time that is so many seconds after 1970; None if the value is no such number."""
+    seconds = number(value)
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def time_from_iso(value: Any) -> datetime | None:
+    """Return the time that an ISO text names; None for anything else, and without a time zone."""
+    try:
+        moment = parse_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return None if moment is None or is_naive(moment) else moment
+
+
+def format_time(moment: datetime | None) -> str:
+    """Return a time in the project's time zone; empty for None."""
+    try:
+        return "" if moment is None else localtime(moment).isoformat(" ", "seconds")
+    except OverflowError:  # The time is within a day of year 1 or 9999.
+        return ""
+
+
+def excerpt(
+    items: Collection[Any], limit: int, row: Callable[[Any], Any] = lambda item: item
+) -> Excerpt:
+    """Return the first items of a list as rows.
+
+    Args:
+        items: the whole list.
+        limit: how many of them to return.
+        row: makes a row from an item. It is called for the items that are returned only.
+    """
+    total = count(len(items))
+    note = f"Showing {limit:,} of {total.shown}." if len(items) > limit else ""
+    return Excerpt([row(item) for item in islice(items, limit)], total, note)
+
+
+def pairs(value: Any) -> Excerpt:
+    """Return any value as rows of (name, text, tooltip)."""
+    return excerpt(list(_flatten(value)), PAIRS_SHOWN, _pair)
+
+
+def _pair(item: tuple[str, Any]) -> tuple[str, str, str]:
+    name, value = item
+    text = shorten(round(value, 3) if isinstance(value, float) else value)
+    return shorten(name, 80).shown, text.shown, text.title
+
+
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``("writes.total", 4)`` for ``{"writes": {"total": 4}}``."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
