@@ -37,7 +37,7 @@ STATS: dict[str, Any] = {
     "rusage": {"utime": 0.1 + 0.2, "maxrss": 56452},
     "gossip": {"peers": 3},
 }
-ANSWER: dict[str, Any] = {
+ANSWERS: dict[str, Any] = {
     "active": {"a@h": [TASK]},
     "scheduled": {"a@h": []},
     "reserved": {"a@h": []},

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 from celery import Celery
 
-from tests.answers import ANSWER, EMPTY, HOSTILE, STATS, TASK
+from tests.answers import ANSWERS, EMPTY, HOSTILE, STATS, TASK
 from tests.support import Process, RedisServer, free_port, wait_until
 
 #: The shell alone costs half of what the whole browser does.
@@ -350,7 +350,7 @@ def test_lists__share_their_columns(
     held = {"eta": "2030-01-01T00:00:00+00:00", "request": {**TASK, "id": "held"}}
     server.say(
         {
-            **ANSWER,
+            **ANSWERS,
             "active": {"a@h": tasks("runs", "x" * 300)},
             "reserved": {"a@h": tasks("waits")},
             "scheduled": {"a@h": [held]},
@@ -550,7 +550,7 @@ def recorded(tmp_path: Path) -> Iterator[Callable[..., Recorded]]:
         )
         server = Recorded(f"http://127.0.0.1:{port}{prefix}{PATH}", file, process)
         servers.append(server)
-        server.say(ANSWER)
+        server.say(ANSWERS)
 
         def listening() -> bool:
             assert process.popen.poll() is None, process.log.read_text()
@@ -681,10 +681,10 @@ def test_worker_that_was_here(
 ) -> None:
     """A worker that is stopped in order is unknown to the broker, but not to the reader."""
     server = recorded()
-    both = {**ANSWER, "stats": {"a@h": STATS, "b@h": STATS}}
+    both = {**ANSWERS, "stats": {"a@h": STATS, "b@h": STATS}}
     server.say(both)
     page = open_page(server.url)
-    server.say(ANSWER)
+    server.say(ANSWERS)
     refresh(page)
     item = page.locator("#missing > li")
     expect(item).to_contain_text(re.compile(r"b@h\s*was here until \d\d:\d\d:\d\d"))
@@ -694,7 +694,7 @@ def test_worker_that_was_here(
     refresh(page)
     expect(item).to_have_count(0)
     expect(page.locator("#health-heading")).to_have_text("Every worker answered")
-    server.say(ANSWER)
+    server.say(ANSWERS)
     refresh(page)
     page.get_by_role("button", name="Forget b@h").click()
     expect(item).to_have_count(0)
@@ -709,7 +709,7 @@ def test_health__is_announced_once(
     announcement = page.locator("#announcement")
     refresh(page)
     assert announcement.inner_text() == ""
-    server.say(ANSWER, missing={"z@h": ["stats"]})
+    server.say(ANSWERS, missing={"z@h": ["stats"]})
     refresh(page)
     expect(announcement).to_have_text("Workers are missing, z@h")
     page.evaluate(
@@ -744,7 +744,7 @@ def test_no_workers(recorded: Callable[..., Recorded], open_page: Callable[..., 
     page = open_page(server.url)
     expect(page.get_by_text("celery -A project worker")).to_be_visible()
     assert axe(page) == []
-    server.say(ANSWER)
+    server.say(ANSWERS)
     refresh(page)
     expect(page.locator(".worker")).to_have_count(1)
     expect(page.get_by_role("link", name="Tasks")).to_be_visible()
@@ -768,7 +768,7 @@ def test_hostile_names(
     def answer(n: int) -> dict[str, Any]:
         """All of them everywhere, in an order that forces rows to be patched and moved."""
         names = hostile[n:] + hostile[:n]
-        found: dict[str, Any] = {key: {} for key in ANSWER}
+        found: dict[str, Any] = {key: {} for key in ANSWERS}
         for name in names:
             task = {**TASK, "id": name, "name": name, "args": [name], "kwargs": {name: name}}
             found["active"][name] = [{**task, "id": each} for each in names]

@@ -1,32 +1,31 @@
-"""``manage.py celery_stats``: its exit status, its text and its JSON."""
+"""``manage.py celery_stats``: its exit status, and what it writes to terminals and pipes."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
+import select
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from datetime import datetime, timezone
 from io import StringIO
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.core.management import CommandError, call_command
-from hypothesis import given
-from hypothesis import strategies as st
+from django.core.management import BaseCommand, CommandError, call_command
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS, Question
-from celery_stats.management import text
-from celery_stats.report import Report
-from tests.answers import ANSWER, EMPTY, STATS, TASK
+from celery_stats.control.question import FIELDS
+from celery_stats.management.commands.celery_stats import Command
 from tests.support import ROOT, Broker, RedisServer, free_port, silent_port, wait_until
 
 MakeBroker = Callable[..., Broker]
@@ -34,13 +33,12 @@ Use = Callable[[Broker], Broker]
 
 COMMAND = (sys.executable, "-m", "django", "celery_stats")
 PASSWORD = "hunter2"
-TITLES = ["Worker", "Pool", "Concurrency", "Active", "Reserved", "Scheduled", "Revoked"]
-TITLES += ["Processed", "Uptime"]
+CLOCK = r"\d\d:\d\d:\d\d"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def environment(config: Mapping[str, Any], **env: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
     return {
         **kept,
         "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -61,25 +59,80 @@ def run(broker: Broker, *args: str, **env: str) -> subprocess.CompletedProcess[b
     )
 
 
-def run_in_terminal(broker: Broker, *args: str, columns: int = 100, **env: str) -> str:
-    """Return what a terminal of so many columns gets to see."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        ["sh", "-c", f'stty cols {columns}; exec "$0" "$@"', *COMMAND, *args],
-        cwd=ROOT,
-        env=environment(broker.config, TERM="xterm-256color", **env),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    seen = b""
-    with suppress(OSError):  # EIO: the other end is closed
-        while data := os.read(ours, 65536):
-            seen += data
-    os.close(ours)
-    process.wait(10)
-    return seen.decode().replace("\r\n", "\n")
+class Terminal:
+    """The command in a terminal of its own, which a test reads and types into."""
+
+    def __init__(self, broker: Broker, *args: str, size: tuple[int, int] = (100, 24), **env: str):
+        self.ours, theirs = pty.openpty()
+        self.resize(*size)
+        self.process = subprocess.Popen(
+            [*COMMAND, *args],
+            cwd=ROOT,
+            env=environment(broker.config, TERM="xterm-256color", **env),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            # Ctrl-C reaches the processes whose controlling terminal it is.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def read(self, seconds: float | None = 0) -> bool:
+        """Read what there is; return whether the command may write more."""
+        if select.select([self.ours], [], [], seconds)[0]:
+            try:
+                self.seen += os.read(self.ours, 65536).decode().replace("\r\n", "\n")
+            except OSError:  # EIO: the other end is closed.
+                return False
+        return True
+
+    def read_to_the_end(self) -> str:
+        while self.read(30):
+            pass
+        self.process.wait(10)
+        return self.seen
+
+    def interrupt(self) -> tuple[int, str]:
+        """Type Ctrl-C, and return the exit status, and what came after the last picture."""
+        os.write(self.ours, b"\x03")
+        last = self.read_to_the_end().rpartition("\x1b[J")[2]
+        return self.process.returncode, last
+
+    @property
+    def picture(self) -> list[str]:
+        """The lines that were shown last, complete and without colours."""
+        self.read(0.1)
+        shown = self.seen.rpartition("\x1b[J")[0].rpartition("\x1b[H")[2]
+        return ANSI.sub("", shown.replace("\x1b[K\n", "\n")).splitlines()
+
+    def shows(self, text: str) -> list[str]:
+        """Wait for a picture that holds the text."""
+
+        def found() -> list[str] | None:
+            assert self.process.poll() is None, self.seen
+            picture = self.picture
+            return picture if text in "\n".join(picture) else None
+
+        return wait_until(found, seconds=40, what=text)
+
+
+def run_in_terminal(broker: Broker, *args: str, **env: str) -> str:
+    """Return what a terminal shows."""
+    with Terminal(broker, *args, **env) as terminal:
+        return terminal.read_to_the_end()
 
 
 def busy(broker: Broker) -> Broker:
@@ -113,7 +166,8 @@ class TestExitStatus:
 
     def test_no_worker__1(self, make_broker: MakeBroker) -> None:
         done = run(make_broker(), "--field", "stats")
-        assert (done.returncode, done.stdout, done.stderr) == (1, b"No worker answered.\n", b"")
+        assert (done.returncode, done.stderr) == (1, b"")
+        assert re.fullmatch(rf"No worker answered at {CLOCK}\.\n", done.stdout.decode())
 
     def test_no_worker_and_a_backlog__1_and_the_queue(self, make_broker: MakeBroker) -> None:
         broker = make_broker()
@@ -121,8 +175,7 @@ class TestExitStatus:
         done = run(broker)
         assert (done.returncode, done.stderr) == (1, b"")
         queue = f"{broker.namespace}.tasks"
-        assert done.stdout.decode().splitlines() == [
-            "No worker answered.",
+        assert done.stdout.decode().splitlines()[1:] == [
             "",
             f"{'Queue':<{len(queue)}}  Waiting",
             f"{queue}        1",
@@ -135,7 +188,7 @@ class TestExitStatus:
         done = run(broker, "--timeout", "0.5")
         assert done.returncode == 1
         assert "1 worker answered" in done.stdout.decode()
-        assert done.stdout.decode().endswith("\ntwo@t did not answer anything.\n")
+        assert done.stdout.decode().splitlines()[1] == "two@t did not answer anything."
         done = run(broker, "--timeout", "0.5", "--json")
         assert done.returncode == 1
         assert done.stderr.startswith(b"two@t did not answer anything.\nIf two@t is gone for good")
@@ -150,7 +203,7 @@ class TestExitStatus:
         _one, two = broker.fleet("one@t", "two@t")
         two.kill()
         done = run(broker, "--timeout", "0.5")
-        assert done.stdout.decode().endswith("\ntwo@t did not answer anything.\n")
+        assert done.stdout.decode().splitlines()[1] == "two@t did not answer anything."
         (line,) = done.stderr.decode().splitlines()
         words, _, command = line.partition(": ")
         assert words == "If two@t is gone for good"
@@ -162,7 +215,7 @@ class TestExitStatus:
         done = run(fleet, "--worker", "one@fleet", "--worker", "nobody@t", "--field", "stats")
         assert done.returncode == 1
         assert "one@fleet" in done.stdout.decode()
-        assert done.stdout.decode().endswith("\nnobody@t did not answer anything.\n")
+        assert done.stdout.decode().splitlines()[1] == "nobody@t did not answer anything."
 
     def test_broker_refuses__2_and_one_line_without_password(
         self, make_broker: MakeBroker
@@ -221,6 +274,8 @@ class TestExitStatus:
             (["--timeout", "0"], "must be more than 0"),
             (["--timeout", "nan"], "must be more than 0"),
             (["--timeout", "soon"], "invalid seconds value: 'soon'"),
+            (["--watch", "0.4"], "must be at least 0.5"),
+            (["--watch", "inf"], "must be at least 0.5"),
         ],
     )
     def test_wrong_option__told(self, args: list[str], complaint: str) -> None:
@@ -235,6 +290,18 @@ class TestExitStatus:
         done = run(make_broker(), "--help", COLUMNS="200")
         assert done.returncode == 0
         assert "Exit status: 0 if every worker answered everything" in done.stdout.decode()
+
+
+def test_documentation__names_every_option() -> None:
+    parser = Command().create_parser("manage.py", "celery_stats")
+    shared = BaseCommand().create_parser("manage.py", "other")
+    own = {a.option_strings[0] for a in parser._actions} - {
+        a.option_strings[0] for a in shared._actions
+    }
+    documented = re.findall(
+        r"^\| `(--[a-z-]+)", (ROOT / "docs" / "command.md").read_text(), re.MULTILINE
+    )
+    assert sorted(documented) == sorted(own)
 
 
 def test_timeout__instead_of_the_setting(make_broker: MakeBroker, use: Use, settings: Any) -> None:
@@ -302,23 +369,19 @@ class TestJson:
 
 
 class TestOnATerminal:
-    def test_100_columns__one_line_for_each(self, busy_redis: Broker) -> None:
+    def test_workers_and_tasks__one_line_for_each(self, busy_redis: Broker) -> None:
         lines = ANSI.sub("", run_in_terminal(busy_redis)).split("\n")
-        assert re.findall(r"\w+", lines[2]) == TITLES
-        assert [line.split()[:3] for line in lines[3:5]] == [
-            ["one@t", "prefork", "1"],
-            ["two@t", "prefork", "1"],
+        assert re.fullmatch(rf"2 workers answered in [\d.]+ ms at {CLOCK}\.", lines[0])
+        assert re.split("  +", lines[2]) == [
+            *("Worker", "Busy", "Reserved", "Scheduled", "Processed", "Uptime", "Revoked", "Pool"),
         ]
-        assert lines[6].split() == ["Running", "task", "Id", "For", "Worker"]
+        assert [re.split("  +", line)[0] for line in lines[3:5]] == ["one@t", "two@t"]
+        assert sorted(re.split("  +", line)[1] for line in lines[3:5]) == ["0 of 1", "1 of 1"]
+        assert re.split("  +", lines[6]) == ["Running for", "Task", "Worker", "Id"]
         assert re.fullmatch(
-            r"tests\.nap     [0-9a-f-]{36}  (\d+ min|(\d+ min )?\d+ s) +(one|two)@t", lines[7]
+            r"(\d+ min|(\d+ min )?\d+ s) +tests\.nap  (one|two)@t +[0-9a-f-]{36}", lines[7]
         )
         assert PASSWORD not in "".join(lines)
-
-    def test_60_columns__nothing_beyond(self, busy_redis: Broker) -> None:
-        lines = ANSI.sub("", run_in_terminal(busy_redis, columns=60)).split("\n")
-        assert max(map(len, lines)) <= 60
-        assert any(re.search(r"[0-9a-f-]{36}", line) for line in lines)
 
     @on_redis
     @pytest.mark.parametrize(
@@ -350,15 +413,8 @@ class TestInAPipe:
         assert not ANSI.search(run(fleet).stdout.decode())
         assert ANSI.search(run(fleet, "--force-color").stdout.decode())
 
-    def test_lines__cut_only_where_columns_are_set(self, make_broker: MakeBroker) -> None:
-        broker = make_broker()
-        name = f"{'w' * 200}@t"
-        assert f"\n{name} did" in run(broker, "--worker", name).stdout.decode()
-        narrow = run(broker, "--worker", name, COLUMNS="60").stdout.decode()
-        assert max(map(len, narrow.split("\n"))) == 60
-
     @on_redis
-    @pytest.mark.parametrize("option", [(), ("--json",)])
+    @pytest.mark.parametrize("option", [(), ("--json",), ("--watch",), ("--watch", "--json")])
     @pytest.mark.parametrize("unbuffered", ["", "1"])
     def test_reader_gone__the_status_and_no_word(
         self, fleet: Broker, option: tuple[str, ...], unbuffered: str
@@ -384,130 +440,95 @@ class TestInAPipe:
         assert re.search(r"^na\?ve +unknown +\?$", done.stdout.decode(), re.MULTILINE)
 
 
-def report(
-    data: Mapping[str, Any], missing: Mapping[str, tuple[str, ...]] | None = None
-) -> Report:
-    now = datetime.fromtimestamp(TASK["time_start"] + 65, timezone.utc)
-    return Report({**EMPTY, **data}, missing or {}, now, 0.0123)
+class TestWatch:
+    def test_terminal__in_place_and_as_large_as_it_is(self, make_broker: MakeBroker) -> None:
+        broker = make_broker()
+        (worker,) = broker.fleet("one@t")
+        with Terminal(broker, "--watch", "0.5") as terminal:
+            terminal.shows("one@t   0 of 1")
+            broker.send("x", seconds=600)
+            whole = terminal.shows("one@t   1 of 1")
+            assert re.split("  +", whole[5]) == ["Running for", "Task", "Worker", "Id"]
+            terminal.resize(30, 6)
+            small = terminal.shows("more lines")
+            assert small[1:] == [
+                *("", "Worker  Busy    Reserved  Sc…", "one@t   1 of 1         0    …"),
+                f"{len(whole) - 4} more lines",
+            ]
+            terminal.resize(100, 24)
+            terminal.shows("tests.nap")
+            assert terminal.interrupt() == (0, "^C\n")
+            # No other sequence: nothing would restore the terminal after a kill.
+            assert set(re.findall(r"\x1b\[[^A-Za-z]*[A-Za-z]", ANSI.sub("", terminal.seen))) == {
+                *("\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"),
+            }
+            worker.kill()
 
+    def test_broker_away_and_back__one_line_and_on(self, make_broker: MakeBroker) -> None:
+        redis = RedisServer()
+        try:
+            broker = make_broker(broker_url=f"redis://127.0.0.1:{redis.port}/0")
+            (worker,) = broker.fleet("one@t")
+            with Terminal(broker, "--watch", "0.5") as terminal:
+                terminal.shows("1 worker answered")
+                redis.stop()
+                (line,) = terminal.shows("No snapshot")
+                assert line.startswith("No snapshot: BrokerUnavailable: ")
+                redis = RedisServer(port=redis.port)
+                terminal.shows("1 worker answered")
+                worker.kill()
+                terminal.shows("one@t did not answer anything.")
+                status, last = terminal.interrupt()
+                assert status == 1
+                assert re.fullmatch(r"\^C\nIf one@t is gone for good: redis-cli .*\n", last)
+        finally:
+            redis.stop()
 
-def written(report: Report, width: int = 100, **asked: Any) -> list[str]:
-    return [line for line, _role in text.lines(report, Question(**asked), width)]
+    def test_broker_away_at_the_end__2(self, make_broker: MakeBroker) -> None:
+        broker = make_broker(broker_url=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")
+        with Terminal(broker, "--watch") as terminal:
+            terminal.shows("No snapshot")
+            assert terminal.interrupt() == (2, "^C\n")
+            assert PASSWORD not in terminal.seen
 
+    @on_redis
+    @pytest.mark.parametrize("option", [(), ("--json",)])
+    def test_pipe__snapshot_after_snapshot(self, fleet: Broker, option: tuple[str, ...]) -> None:
+        process = subprocess.Popen(
+            [*COMMAND, "--watch", "0.5", *option],
+            cwd=ROOT,
+            env=environment(fleet.config),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout
+        if option:
+            for _ in range(2):
+                snapshot = json.loads(process.stdout.readline())
+                assert list(snapshot["stats"]) == ["one@fleet", "two@fleet"]
+        else:
+            # The summary, the table of two workers and the queue, with an empty line after each.
+            lines = [process.stdout.readline().decode() for _ in range(18)]
+            shapes = [re.sub(r"[\d.:]+", "#", line.split("  ")[0]).strip() for line in lines]
+            assert shapes[:3] == ["# workers answered in # ms at #", "", "Worker"]
+            assert shapes[:9] == shapes[9:]
+            assert "\x1b" not in "".join(lines)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=10)
+        assert (process.returncode, complaint) == (0, b"")
 
-class TestText:
-    def test_many_tasks__cut_and_counted(self) -> None:
-        tasks = [{**TASK, "id": f"task-{n}"} for n in range(101)]
-        found = written(report({"active": {"a@h": tasks}}))
-        assert sum("task-" in line for line in found) == 100
-        assert found[-1] == "Showing 100 of 101."
-
-    def test_worker_and_task(self) -> None:
-        assert written(report(ANSWER)) == [
-            "1 worker answered in 12 ms.",
-            "",
-            "Worker  Pool     Concurrency  Active  Reserved  Scheduled  Revoked"
-            "  Processed  Uptime",
-            "a@h     prefork            4       1         0          0        0"
-            "      1,500  1 day 2 h",
-            "",
-            "Running task   Id                                    For        Worker",
-            "reports.build  82639d59-6704-4719-940c-b5595a8570f7  1 min 5 s  a@h",
-        ]
-
-    def test_60_columns(self) -> None:
-        name = "celery@web-1.example.com"
-        stats = {name: STATS, "a@h": STATS}
-        assert written(report({**ANSWER, "stats": stats}), 60) == [
-            "2 workers answered in 12 ms.",
-            "",
-            "Worker",
-            "  Pool     Conc  Act  Res  Sch  Rev   Done  Uptime",
-            "a@h",
-            "  prefork     4    1    0    0    0  1,500  1 day 2 h",
-            name,
-            "  prefork     4    -    -    -    -  1,500  1 day 2 h".replace("-", text.NOTHING),
-            "",
-            "Running task",
-            "  Id                                    For        Worker",
-            "reports.build",
-            "  82639d59-6704-4719-940c-b5595a8570f7  1 min 5 s  a@h",
-        ]
-
-    def test_fields_not_asked__no_columns(self) -> None:
-        assert written(report({"revoked": {"a@h": ["x", "y"]}}), fields=("revoked",)) == [
-            "1 worker answered in 12 ms.",
-            "",
-            "Worker  Revoked",
-            "a@h           2",
-        ]
-
-    def test_look_ups(self) -> None:
-        known = {"query_task": {"a@h": {TASK["id"]: ["active", TASK]}}}
-        lines = written(report(known), task_ids=(TASK["id"], "nope"))
-        assert lines[-3:] == [
-            "Looked up                             State    Worker",
-            "82639d59-6704-4719-940c-b5595a8570f7  active   a@h",
-            f"nope                                  unknown  {text.NOTHING}",
-        ]
-
-    def test_owed_in_part(self) -> None:
-        found = report(ANSWER, {"a@h": ("active", "stats")})
-        lines = list(text.lines(found, Question(), 100))
-        assert lines[-1] == ("a@h did not answer active, stats.", text.WARNING)
-        assert (lines[0][1], lines[3][1]) == (text.WARNING, text.WARNING)
-
-    def test_error_reply__told(self) -> None:
-        lines = written(report({**ANSWER, "active": {"a@h": {"error": "no list today"}}}))
-        assert lines[4] == "a@h: active: no list today"
-
-    def test_wide_characters__aligned(self) -> None:
-        stats = {"日本@h": STATS, "e\N{COMBINING ACUTE ACCENT}@h": STATS, "plain@h": STATS}
-        lines = written(report({"stats": stats}))[2:]
-        assert len({text.cells(line[: line.index("  1 day")]) for line in lines[1:]}) == 1
-
-
-HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n\u202eevil\u200b\x9b31m\ud800" + "x" * 300
-
-
-def shows_nothing_odd(lines: list[str], width: int) -> None:
-    for line in lines:
-        assert line.isprintable()
-        assert text.cells(line) <= width
-    "\n".join(lines).encode()
-
-
-@pytest.mark.parametrize("width", [30, 60, 100])
-def test_hostile_names__escaped_and_within_the_width(width: int) -> None:
-    task = {**TASK, "id": HOSTILE, "name": HOSTILE}
-    stats = {**STATS, "pool": {"implementation": HOSTILE, "max-concurrency": HOSTILE}}
-    data = {
-        "active": {HOSTILE: [task]},
-        "stats": {HOSTILE: stats, "b@h": {"error": HOSTILE}},
-        "query_task": {HOSTILE: {HOSTILE: [HOSTILE, task]}},
-    }
-    found = report(data, {HOSTILE: ("active",), f"{HOSTILE}2": FIELDS})
-    lines = written(found, width, task_ids=(HOSTILE,))
-    shows_nothing_odd(lines, width)
-    assert sum(r"\x1b[2J" in line for line in lines) >= 5
-
-
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-NAMES = st.text(min_size=1, max_size=80)
-
-
-@given(
-    data=st.fixed_dictionaries(
-        {field: st.none() | st.dictionaries(NAMES, ANYTHING, min_size=1) for field in FIELDS}
-    ),
-    missing=st.dictionaries(NAMES, st.just(("active",)), max_size=3),
-    width=st.integers(20, 200),
-)
-def test_any_reply__within_the_width(
-    data: dict[str, Any], missing: dict[str, tuple[str, ...]], width: int
-) -> None:
-    shows_nothing_odd(written(report(data, missing), width, task_ids=("a",)), width)
+    def test_pipe_and_broker_away__json_alone_in_stdout(self, make_broker: MakeBroker) -> None:
+        broker = make_broker(broker_url=f"redis://127.0.0.1:{free_port()}/0")
+        process = subprocess.Popen(
+            [*COMMAND, "--watch", "0.5", "--json"],
+            cwd=ROOT,
+            env=environment(broker.config),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stderr
+        for _ in range(2):
+            assert process.stderr.readline().startswith(b"No snapshot: BrokerUnavailable: ")
+        process.send_signal(signal.SIGINT)
+        written, _ = process.communicate(timeout=10)
+        assert (process.returncode, written) == (2, b"")

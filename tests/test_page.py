@@ -19,7 +19,7 @@ from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 from tests.accounts.models import User
-from tests.answers import ANSWER, EMPTY, HOSTILE, NOW, STATS, TASK
+from tests.answers import ANSWERS, EMPTY, HOSTILE, NOW, STATS, TASK
 from tests.support import Broker, wait_until
 
 URL = "/api/celery-stats/"
@@ -130,7 +130,7 @@ def test_ids_are_as_long_as_the_api_accepts() -> None:
 
 
 def test_worker_row() -> None:
-    (row,) = context(ANSWER)["workers"].items
+    (row,) = context(ANSWERS)["workers"].items
     assert row.name.shown == "a@h"
     assert row.pool.shown == "prefork"
     assert (row.busy.value, row.slots.value, row.percent) == (1, 4, 25)
@@ -157,7 +157,7 @@ def test_worker_row() -> None:
 
 def test_totals() -> None:
     answer = {
-        **ANSWER,
+        **ANSWERS,
         "active": {"a@h": [TASK], "b@h": [TASK, TASK], "c@h": {"error": "no"}},
         # A revocation is known to every worker, and is one all the same.
         "revoked": {"a@h": ["x", "y"], "b@h": ["y"]},
@@ -180,7 +180,7 @@ def test_active__age_and_arguments() -> None:
     older = {**TASK, "id": "old", "time_start": NOW.timestamp() - 7200}
     unknown = {**TASK, "id": "unknown", "time_start": None}
     ahead = {**TASK, "id": "ahead", "time_start": NOW.timestamp() + 2}
-    answer = {**ANSWER, "active": {"a@h": [unknown, TASK], "b@h": [ahead, older]}}
+    answer = {**ANSWERS, "active": {"a@h": [unknown, TASK], "b@h": [ahead, older]}}
     rows = context(answer)["tasks"]["active"].items
     assert [(row.whole_id[:8], row.when) for row in rows] == [
         ("old", "2 h"),
@@ -205,7 +205,7 @@ def test_scheduled__time_to_go() -> None:
 
     later = (NOW + timedelta(hours=3)).astimezone(timezone(timedelta(hours=-5)))
     answer = {
-        **ANSWER,
+        **ANSWERS,
         "scheduled": {
             "a@h": [
                 entry("later", later.isoformat()),
@@ -231,8 +231,8 @@ def test_scheduled__time_to_go() -> None:
 
 
 def test_state() -> None:
-    some = {**ANSWER, "active": {"a@h": [], "b@h": []}}
-    assert context(ANSWER)["state"] == "complete"
+    some = {**ANSWERS, "active": {"a@h": [], "b@h": []}}
+    assert context(ANSWERS)["state"] == "complete"
     assert context(EMPTY)["state"] == "none"
     assert context(EMPTY, missing={"c@h": FIELDS})["state"] == "none"
     assert context(some, missing={"b@h": ("stats",)})["state"] == "partial"
@@ -246,7 +246,7 @@ def test_state() -> None:
 
 
 def test_look_up() -> None:
-    answer = {**ANSWER, "query_task": {"a@h": {TASK["id"]: ["active", TASK]}, "b@h": {}}}
+    answer = {**ANSWERS, "query_task": {"a@h": {TASK["id"]: ["active", TASK]}, "b@h": {}}}
     known, unknown = context(answer, task_ids=[TASK["id"], "nope", "nope"])["look_ups"]
     (found,) = known.found
     assert (found.worker.shown, found.state.shown) == ("a@h", "active")
@@ -291,7 +291,7 @@ def test_look_up__in_every_list() -> None:
 def test_long_lists_are_cut() -> None:
     tasks = [{**TASK, "id": f"t{n}"} for n in range(2500)]
     many = {f"w{n:03}@h": tasks if n == 0 else [] for n in range(400)}
-    found = context({**ANSWER, "active": many, "revoked": {"a@h": [f"r{n}" for n in range(101)]}})
+    found = context({**ANSWERS, "active": many, "revoked": {"a@h": [f"r{n}" for n in range(101)]}})
     assert len(found["tasks"]["active"].items) == 100
     assert found["tasks"]["active"].note == "Showing 100 of 2,500."
     assert found["tasks"]["revoked"].note == "Showing 100 of 101."
@@ -304,7 +304,7 @@ def test_long_lists_are_cut() -> None:
             "x": {str(n): n for n in range(70)},
         }
     }
-    (row,) = context({**ANSWER, "stats": stats})["workers"].items
+    (row,) = context({**ANSWERS, "stats": stats})["workers"].items
     assert row.totals.note == "Showing 60 of 70."
     assert dict(row.details)["Other"].note == "Showing 60 of 72."
 
@@ -319,19 +319,19 @@ ODD: list[Any] = [
 @pytest.mark.parametrize("odd", ODD, ids=lambda value: repr(value)[:20])
 def test_odd_shapes__are_shown(odd: Any, show: Callable[..., Elements]) -> None:
     """Whatever a worker sends, wherever it stands, the page is a page."""
-    answers = [{**ANSWER, name: {"a@h": odd}} for name in FIELDS]
-    answers += [{**ANSWER, "active": {"a@h": [odd, {**TASK, key: odd}]}} for key in TASK]
-    answers += [{**ANSWER, "stats": {"a@h": {**STATS, key: odd}}} for key in STATS]
+    answers = [{**ANSWERS, name: {"a@h": odd}} for name in FIELDS]
+    answers += [{**ANSWERS, "active": {"a@h": [odd, {**TASK, key: odd}]}} for key in TASK]
+    answers += [{**ANSWERS, "stats": {"a@h": {**STATS, key: odd}}} for key in STATS]
     answers += [
         {
-            **ANSWER,
+            **ANSWERS,
             "stats": {"a@h": {**STATS, "pool": {"max-concurrency": odd, "processes": odd}}},
         },
-        {**ANSWER, "stats": {"a@h": {**STATS, "total": {"t": odd}, "rusage": {"maxrss": odd}}}},
-        {**ANSWER, "scheduled": {"a@h": [odd, {"eta": odd, "request": odd}, {"request": TASK}]}},
-        {**ANSWER, "revoked": {"a@h": [odd, odd]}},
-        {**ANSWER, "query_task": {"a@h": {"x": odd}}},
-        {**ANSWER, "query_task": {"a@h": {"x": [odd, odd]}}},
+        {**ANSWERS, "stats": {"a@h": {**STATS, "total": {"t": odd}, "rusage": {"maxrss": odd}}}},
+        {**ANSWERS, "scheduled": {"a@h": [odd, {"eta": odd, "request": odd}, {"request": TASK}]}},
+        {**ANSWERS, "revoked": {"a@h": [odd, odd]}},
+        {**ANSWERS, "query_task": {"a@h": {"x": odd}}},
+        {**ANSWERS, "query_task": {"a@h": {"x": [odd, odd]}}},
     ]
     for answer in answers:
         shown = show(answer, "?task_id=x")
@@ -339,7 +339,7 @@ def test_odd_shapes__are_shown(odd: Any, show: Callable[..., Elements]) -> None:
 
 
 def test_error_reply__is_shown_at_its_worker(show: Callable[..., Elements]) -> None:
-    answer = {**ANSWER, "scheduled": {"a@h": {"error": "KeyError('eta')"}}}
+    answer = {**ANSWERS, "scheduled": {"a@h": {"error": "KeyError('eta')"}}}
     assert "Its answer for scheduled : KeyError('eta')" in show(answer).text
 
 
@@ -348,7 +348,7 @@ def test_error_reply__is_shown_at_its_worker(show: Callable[..., Elements]) -> N
 
 def test_document(show: Callable[..., Elements]) -> None:
     shown = show(
-        {**ANSWER, "scheduled": {"a@h": [{"eta": "2026-03-01T12:03:00Z", "request": TASK}]}}
+        {**ANSWERS, "scheduled": {"a@h": [{"eta": "2026-03-01T12:03:00Z", "request": TASK}]}}
     )
     for text in (
         "Every worker answered", "Answering 1", "Missing 0", "2026-03-01",
@@ -363,7 +363,7 @@ def test_document(show: Callable[..., Elements]) -> None:
 
 def test_document__keeps_to_the_policy(show: Callable[..., Elements]) -> None:
     """Nothing inline, nothing from another host; ids are unique and no reference dangles."""
-    shown = show(ANSWER, "?task_id=x")
+    shown = show(ANSWERS, "?task_id=x")
     ids = [attrs["id"] for _, attrs in shown.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
     for tag, attrs in shown.elements:
@@ -386,7 +386,7 @@ def test_empty__says_how_to_start_a_worker(show: Callable[..., Elements]) -> Non
 
 
 def test_missing__by_name_and_what_they_owe(show: Callable[..., Elements]) -> None:
-    shown = show(ANSWER, missing={"a@h": ("revoked",), "<i>@h": FIELDS})
+    shown = show(ANSWERS, missing={"a@h": ("revoked",), "<i>@h": FIELDS})
     assert "Workers are missing" in shown.text
     assert "a@h answered in part; not answered: revoked" in shown.text
     assert f"<i>@h did not answer: {', '.join(FIELDS)}" in shown.text
@@ -402,10 +402,10 @@ def test_json_link__keeps_the_query(show: Callable[..., Elements], settings: Any
     def links(shown: Elements) -> list[str | None]:
         return [attrs["href"] for tag, attrs in shown.elements if tag == "a" and "href" in attrs]
 
-    assert "?task_id=a%26b&format=json" in links(show(ANSWER, "?task_id=a%26b"))
-    assert "?format=json" in links(show(ANSWER, "?format=html"))
+    assert "?task_id=a%26b&format=json" in links(show(ANSWERS, "?task_id=a%26b"))
+    assert "?format=json" in links(show(ANSWERS, "?format=html"))
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
-    assert not [link for link in links(show(ANSWER)) if link and "json" in link]
+    assert not [link for link in links(show(ANSWERS)) if link and "json" in link]
 
 
 def test_hostile_names__stay_text(show: Callable[..., Elements]) -> None:
@@ -432,7 +432,7 @@ def test_long_strings__are_cut_on_the_server(show: Callable[..., Elements]) -> N
     long = "x" * 10_000
     task = {**TASK, "id": long, "name": long, "args": [long], "kwargs": {long: long}}
     answer = {
-        **ANSWER,
+        **ANSWERS,
         "active": {long: [task]},
         "revoked": {long: [long]},
         "stats": {long: {**STATS, "broker": {long: long}, "total": {long: 1}, long: long}},
@@ -453,7 +453,7 @@ def test_language__english_in_any_project(show: Callable[..., Elements], setting
     """Half a translation, Django's own of numbers and dates, would be worse than none."""
     settings.USE_THOUSAND_SEPARATOR = True
     with translation.override("de"):
-        shown = show({**ANSWER, "reserved": {"a@h": [TASK] * 1500}}, "?task_id=x")
+        shown = show({**ANSWERS, "reserved": {"a@h": [TASK] * 1500}}, "?task_id=x")
     assert ("html", {"lang": "en", "dir": "ltr"}) in shown.elements
     for text in ("Processed 1,500", "1 day 2 h", "2026-03-01 06:00:00 CST", "12 ms", "55 MB"):
         assert text in shown.text
@@ -467,7 +467,7 @@ def test_language__english_in_any_project(show: Callable[..., Elements], setting
 def test_browsers_get_the_page_and_clients_json(
     browser_client: Client, show: Callable[..., Elements]
 ) -> None:
-    show(ANSWER)  # also puts the answer there
+    show(ANSWERS)  # also puts the answer there
 
     def kind(query: str = "", **headers: str) -> str:
         response = browser_client.get(f"{URL}{query}", headers=headers)
@@ -482,7 +482,7 @@ def test_browsers_get_the_page_and_clients_json(
 
 
 def test_headers(browser_client: Client, show: Callable[..., Elements], settings: Any) -> None:
-    show(ANSWER, missing={"c@h": ("stats",)})
+    show(ANSWERS, missing={"c@h": ("stats",)})
     response = browser_client.get(URL)
     assert response["Cache-Control"] == "no-store"
     assert "default-src 'none'; script-src 'self'; " in response["Content-Security-Policy"]
@@ -522,7 +522,7 @@ def test_collectstatic_not_run__page_without_its_looks(
     manifest = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
     settings.STORAGES = {"staticfiles": {"BACKEND": manifest}}
     settings.STATIC_ROOT = tmp_path
-    shown = show(ANSWER)
+    shown = show(ANSWERS)
     assert "Every worker answered" in shown.text
     assert {"/static/celery_stats/page.css", "/static/celery_stats/icon.svg"} <= {
         attrs.get("href") for tag, attrs in shown.elements if tag == "link"

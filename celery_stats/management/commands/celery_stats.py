@@ -1,4 +1,4 @@
-"""The snapshot in a terminal, and as a probe by its exit status."""
+"""Shows a snapshot in a terminal, or one after the other; as a probe, by its exit status."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
@@ -26,19 +26,20 @@ from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.management.forget import forget_line
-from celery_stats.management.text import lines, printable, silent
+from celery_stats.management.terminal import ERROR, Line, Screen, lines, printable, silent
 from celery_stats.query import parse_question
 
-#: Exit statuses. argparse, too, ends with 2 where the command line is wrong.
+#: Exit statuses. argparse also ends with 2 if the command line is wrong.
 INCOMPLETE, NOT_ASKED = 1, 2
 
 EXIT_STATUS = (
     "Exit status: 0 if every worker answered everything; 1 if there is no worker, or one did not "
-    "answer everything; 2 if the broker is unavailable, or the command line is wrong."
+    "answer everything; 2 if the broker is unavailable, or the command line is wrong. "
+    "With --watch it is the status of the last snapshot."
 )
 
-#: Columns to fill where the output is no terminal and COLUMNS is not set: no line is cut.
-UNLIMITED = 10_000
+#: Seconds between two snapshots.
+INTERVAL, SHORTEST_INTERVAL = 2.0, 0.5
 
 
 class Command(BaseCommand):
@@ -70,104 +71,177 @@ class Command(BaseCommand):
             help="Give workers up after this silence, instead of the setting TIMEOUT. "
             "The setting DEADLINE still bounds the whole.",
         )
+        parser.add_argument(
+            "--watch",
+            nargs="?",
+            type=interval,
+            const=INTERVAL,
+            metavar="SECONDS",
+            help="Show a new snapshot this often, until Ctrl-C. "
+            f"The default is {INTERVAL:g}, the least {SHORTEST_INTERVAL:g} seconds.",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if os.environ.get("NO_COLOR"):
             self.stderr.style_func = None
-        question = parse(options)
-        question = replace(question, queues=not (options["json"] or options["field"]))
+        self.question = parse(options)
+        self.json: bool = options["json"]
+        self.watching = options["watch"] is not None
+        self.colours = self.style_for(options)
+        self.stream = options.get("stdout") or sys.stdout  # OutputWrapper hides it in Django 4.2.
+        self.report: reports.Report | None = None
         try:
-            with reason_said_once():
-                asked = reports.ReportOptions.from_conf(conf, timeout=options["timeout"])
-                report = reports.get_report(question, asked)
+            if self.watching:
+                self.watch(options["watch"], options["timeout"])
+            else:
+                self.show(self.ask(options["timeout"]))
         except CeleryStatsError as exc:
-            said = printable(reports.reason(exc))
-            raise CommandError(f"No snapshot: {said}", returncode=NOT_ASKED) from exc
-        broker_for(find_app(conf.celery_app)).close()
-
-        stream = options.get("stdout") or sys.stdout  # what OutputWrapper hides in Django 4.2
-        try:
-            self.write(report, question, options, stream)
-            stream.flush()
+            raise CommandError(no_snapshot(exc), returncode=NOT_ASKED) from exc
         except BrokenPipeError:
-            # Whoever reads has seen enough, as ``head`` does. Python would write the rest at its
-            # end, and complain.
+            # The reader has closed the pipe, as ``head`` does. Python would try to write the rest
+            # when it ends, and complain.
             with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
-        self.say_how_to_forget(report, question)
-        if report.missing or not any(report.answers.values()):
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+        if self.report is None:
+            sys.exit(NOT_ASKED)
+        broker_for(find_app(conf.celery_app)).close()
+        self.say_how_to_forget(self.report)
+        if self.report.missing or not any(self.report.answers.values()):
             sys.exit(INCOMPLETE)
 
-    def write(
-        self,
-        report: reports.Report,
-        question: Question,
-        options: Mapping[str, Any],
-        stream: Any,
-    ) -> None:
-        if options["json"]:
-            self.write_json(report.json())
-            for line, _role in silent(report, question, UNLIMITED):
-                self.stderr.write(line)
-        else:
-            style = self.style_for(options)
-            width = get_terminal_size((UNLIMITED, 0)).columns
-            for line, role in lines(report, question, width):
-                self.stdout.write(encodable(line, stream), getattr(style, role, None))
+    def ask(self, timeout: float | None) -> reports.Report:
+        """Return a report, and keep it as the last one.
 
-    def say_how_to_forget(self, report: reports.Report, question: Question) -> None:
-        """Write how workers leave the broker's list, which a killed one never does by itself."""
-        app = find_app(conf.celery_app)
-        for worker, owed in report.missing.items():
-            # Who was asked for by name need not be in the list.
-            line = None if question.workers else forget_line(app, worker)
-            if line and owed == question.fields:
-                self.stderr.write(f"If {worker} is gone for good: {line}", no_style().SUCCESS)
+        Raises:
+            CeleryStatsError: no snapshot could be taken. There is no last report then.
+        """
+        self.report = None
+        with reason_said_once():
+            options = reports.ReportOptions.from_conf(conf, timeout=timeout)
+            self.report = reports.get_report(self.question, options)
+        return self.report
+
+    def watch(self, interval: float, timeout: float | None) -> None:
+        """Show snapshot after snapshot until Ctrl-C: on a terminal, each in place of the last.
+
+        Args:
+            interval: seconds between two snapshots.
+            timeout: seconds of silence to allow instead of the setting's.
+        """
+        in_place = self.stdout.isatty() and not self.json
+        screen = Screen(self.write, self.styled) if in_place else None
+        try:
+            while True:
+                try:
+                    self.show(self.ask(timeout), screen)
+                except CeleryStatsError as exc:
+                    if screen:
+                        screen.show([(no_snapshot(exc), ERROR)])
+                    else:
+                        self.stderr.write(no_snapshot(exc))
+                if screen:
+                    screen.wait(interval)
+                else:
+                    if not self.json:
+                        self.write("\n")
+                    time.sleep(interval)
+        except KeyboardInterrupt:
+            # The terminal has written ^C.
+            self.write("\n" if in_place else "")
+
+    def show(self, report: reports.Report, screen: Screen | None = None) -> None:
+        """Write a report to the screen, if there is one, or below what is written already."""
+        if self.json:
+            self.write_json(report.json())
+            for line, _role in silent(report, self.question):
+                self.stderr.write(line)
+        elif screen:
+            screen.show(list(lines(report, self.question)))
+        else:
+            self.write("".join(f"{self.styled(line)}\n" for line in lines(report, self.question)))
+
+    def write(self, text: str) -> None:
+        """Write text at once."""
+        self.stdout.write(text, ending="")
+        self.stdout.flush()
+
+    def write_json(self, body: bytes) -> None:
+        """Write the body of the HTTP answer, byte for byte, whatever the locale is."""
+        buffer = getattr(self.stdout, "buffer", None)
+        if buffer is None:
+            self.write(body.decode())
+        else:
+            buffer.write(body)
+        self.write("\n" if self.watching or self.stdout.isatty() else "")
+
+    def styled(self, line: Line) -> str:
+        """Return a line in the colours of its role, and in the encoding of the output."""
+        text, role = line
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "replace").decode(encoding)
+        return str(getattr(self.colours, role)(text)) if role else text
 
     def style_for(self, options: Mapping[str, Any]) -> Any:
-        """Django's colours, also gone where NO_COLOR is set or ``stdout`` is not its own."""
+        """Return Django's colours; none if NO_COLOR is set, or if stdout is no terminal."""
         plain = os.environ.get("NO_COLOR") or not self.stdout.isatty()
         return no_style() if plain and not options["force_color"] else self.style
 
-    def write_json(self, body: bytes) -> None:
-        """Write the body of the HTTP answer, byte by byte, whatever the locale."""
-        buffer = getattr(self.stdout, "buffer", None)
-        if buffer is None:
-            self.stdout.write(body.decode(), ending="")
-        else:
-            buffer.write(body)
-        if self.stdout.isatty():
-            self.stdout.write()
+    def say_how_to_forget(self, report: reports.Report) -> None:
+        """Write how to remove a missing worker from the broker's list, if that is necessary.
+
+        A worker that was killed never leaves the list by itself.
+        """
+        app = find_app(conf.celery_app)
+        for worker, fields in report.missing.items():
+            # A worker that was asked for by name need not be in the list.
+            line = None if self.question.workers else forget_line(app, worker)
+            if line and fields == self.question.fields:
+                self.stderr.write(f"If {worker} is gone for good: {line}", no_style().SUCCESS)
 
 
 def seconds(text: str) -> float:
+    """Parse the value of an option."""
     value = float(text)
     if not (isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError("must be more than 0")
     return value
 
 
+def interval(text: str) -> float:
+    """Parse the value of ``--watch``."""
+    value = float(text)
+    if not (isfinite(value) and value >= SHORTEST_INTERVAL):
+        raise argparse.ArgumentTypeError(f"must be at least {SHORTEST_INTERVAL:g}")
+    return value
+
+
 def parse(options: Mapping[str, Any]) -> Question:
-    """Return what the options ask, within the API's limits.
+    """Return the question that the options ask, within the API's limits.
 
     Raises:
-        CommandError: with the API's words for what is wrong.
+        CommandError: a value is beyond them; the message is the API's.
     """
     params = QueryDict(mutable=True)
     for name in ("task_id", "worker", "field"):
         if options[name]:
             params.setlist(name, options[name])
     try:
-        return parse_question(params)
+        question = parse_question(params)
     except ValidationError as exc:
         detail: Any = exc.detail
         mistakes = [f"--{name.replace('_', '-')}: {why[0]}" for name, why in detail.items()]
         raise CommandError(" ".join(mistakes), returncode=NOT_ASKED) from exc
+    return replace(question, queues=not (options["json"] or options["field"]))
+
+
+def no_snapshot(exc: CeleryStatsError) -> str:
+    """Return the line that says why there is no snapshot."""
+    return printable(f"No snapshot: {reports.reason(exc)}")
 
 
 @contextmanager
 def reason_said_once() -> Iterator[None]:
-    """Keep Python from printing the logged reason where the project has no handler for it."""
+    """Keep Python from printing the logged reason if the project has no handler for it."""
     logger = logging.getLogger(reports.__name__)
 
     def wanted(record: logging.LogRecord) -> bool:
@@ -178,9 +252,3 @@ def reason_said_once() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(wanted)
-
-
-def encodable(text: str, stream: Any) -> str:
-    """The text with question marks for what the stream's encoding does not have."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)

@@ -1,7 +1,7 @@
 "use strict";
 
-// Narrows all lists of the page to the rows that hold every word of the filter box. What is typed
-// stands in the address behind "#", which is never sent to the server.
+// Hides the rows of all lists that do not contain every word of the filter box. The words are kept
+// in the address after "#", which browsers do not send to the server.
 
 (() => {
   const ROWS = ".worker, #missing > li, .queues > tbody > tr, .tasks > tbody > tr";
@@ -11,8 +11,8 @@
   const box = document.getElementById("filter");
   const status = document.getElementById("filter-status");
 
-  // Of a worker its name, its pool and the names of its tasks; of other rows everything, with the
-  // whole of what was cut.
+  // Returns the text that is searched. Of a worker, it is the name, the pool and the names of its
+  // tasks; of other rows, everything. Tooltips are included, because they hold what was cut.
   function text(row) {
     const parts = [row.dataset.key];
     const worker = row.classList.contains("worker");
@@ -41,10 +41,10 @@
       try {
         box.value = decodeURIComponent(location.hash.slice(PREFIX.length));
       } catch {
-        box.value = ""; // not what this page has written
+        box.value = ""; // The address is not one that this page has written.
       }
     } else {
-      write(); // after a jump within the page
+      write(); // A link within the page has replaced it.
     }
     narrow();
   }

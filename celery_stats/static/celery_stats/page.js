@@ -1,7 +1,7 @@
 "use strict";
 
-// Keeps the page up to date: fetches its own address again and patches what differs into the
-// document, so that scroll, focus, selection, typed text and open sections stay as they are.
+// Keeps the page up to date: fetches its own address again, and patches only what differs into the
+// document, so that scroll position, focus, selection, typed text and open sections stay.
 
 (() => {
   const main = document.getElementById("live");
@@ -30,12 +30,14 @@
     return key ? `${node.nodeName} ${key}` : "";
   }
 
-  // Indentation between rows is left out, so that rows are each other's neighbours.
-  function content(node) {
-    for (const child of [...node.childNodes]) {
-      if (child.nodeType === Node.TEXT_NODE && /^\s*\n\s*$/.test(child.data)) child.remove();
+  // Removes the indentation between rows, so that rows are each other's neighbours. Spaces within
+  // a line of text stay, because screen readers need them to tell words apart.
+  function removeIndentation(root) {
+    for (const parent of root.querySelectorAll("table, thead, tbody, tr, ul, dl, section")) {
+      for (const child of [...parent.childNodes]) {
+        if (child.nodeType === Node.TEXT_NODE && !child.data.trim()) child.remove();
+      }
     }
-    return node.childNodes;
   }
 
   function patch(old, fresh) {
@@ -45,7 +47,7 @@
     }
     if (old.isEqualNode(fresh)) return;
     for (const { name } of [...old.attributes]) {
-      // Those two are the reader's: an open section, and one that took a lost focus over.
+      // The reader has opened a section, and keepingFocus() has set the tabindex of one.
       if (!fresh.hasAttribute(name) && name !== "open" && name !== "tabindex") {
         old.removeAttribute(name);
       }
@@ -53,12 +55,12 @@
     for (const { name, value } of fresh.attributes) {
       if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
-    patchContent(old, [...content(fresh)]);
+    patchContent(old, [...fresh.childNodes]);
   }
 
   function patchContent(old, fresh) {
     const known = new Map();
-    for (const child of content(old)) {
+    for (const child of old.childNodes) {
       const key = identity(child);
       if (key && !known.has(key)) known.set(key, child);
     }
@@ -66,7 +68,7 @@
     let here = old.firstChild;
     for (const next of fresh) {
       const key = identity(next);
-      // What is gone goes first, so that what stays need not move: moving takes the focus away.
+      // Removes first what is gone, so that the rest need not move: a node that moves loses focus.
       while (here && identity(here) && !wanted.has(identity(here))) here = drop(here);
       let match = null;
       if (key) {
@@ -105,8 +107,9 @@
     }
   }
 
-  // Workers that answered while this page was open, and are neither here nor missing now. A
-  // worker that is stopped in order takes its mailbox along, so that the server cannot miss it.
+  // Adds to the list of missing workers those that answered while this page was open, and that the
+  // server does not name any more. A worker that stops normally deletes its mailbox, so that the
+  // server does not know that it is missing.
 
   function remember(page) {
     const here = page.querySelectorAll(".worker");
@@ -139,7 +142,7 @@
     page.getElementById("missing-count").textContent = list.children.length;
   }
 
-  // What the reader is told
+  // Messages to the reader
 
   function show() {
     const when = taken ? `updated ${taken}` : "no answer yet";
@@ -168,9 +171,10 @@
 
   function apply(fresh, broken) {
     const before = health();
+    removeIndentation(fresh);
     keepingFocus(() => {
       if (broken && document.getElementById("workers")) {
-        // The broker is away: its banner, over the last answer.
+        // The broker is unavailable: shows so above the last answer.
         patch(document.getElementById("health"), fresh.getElementById("health"));
         main.dataset.stale = "";
       } else {
@@ -199,7 +203,7 @@
       const response = await fetch(address, {
         headers: { Accept: "text/html" },
         cache: "no-store",
-        redirect: "manual", // to the log-in page, that is
+        redirect: "manual", // it leads to the log-in page
         signal: patience.signal,
       });
       const text = await response.text();
@@ -224,7 +228,8 @@
       clearTimeout(limit);
       running = false;
       show();
-      // A slow answer means much to render: never keep server or browser busy with this alone.
+      // A slow answer has much to render. The pause is longer then, so that this page alone never
+      // keeps the server or the browser busy.
       schedule(Math.min(60000, Math.max(interval, wait, 10 * (performance.now() - began))));
     }
   }
@@ -238,7 +243,7 @@
     try {
       await navigator.clipboard.writeText(button.dataset.copy);
     } catch {
-      // No clipboard without TLS: the way that works there.
+      // Browsers offer no clipboard without TLS. This works there, although it is deprecated.
       const area = document.createElement("textarea");
       area.className = "unseen";
       area.value = button.dataset.copy;
@@ -273,8 +278,7 @@
     refresh();
   });
 
-  // As after a refresh, so that the first one moves nothing.
-  for (const element of main.querySelectorAll("*")) content(element);
+  removeIndentation(document);
   document.documentElement.classList.add("scripted");
   pause.hidden = false;
   for (const worker of document.querySelectorAll(".worker")) seen.set(worker.dataset.key, taken);

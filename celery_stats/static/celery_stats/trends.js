@@ -1,11 +1,11 @@
 "use strict";
 
-// Draws a small line for each total, and for the busy slots of each worker: how the figure has
-// changed since the page was opened. Reads the figures from the page whenever page.js has brought
-// it up to date, and asks the server for nothing.
+// Draws a small line for each total and for the busy slots of each worker: how the figure has
+// changed since the page was opened. Reads the figures from the page after page.js has updated it,
+// and sends no request to the server.
 
 (() => {
-  const POINTS = 240; // of a line; when there are more, each two become one
+  const POINTS = 240; // of a line; when there are more, every two become one
   const LINES = 400; // one for each total and worker; the page shows 300 workers
   const SVG = "http://www.w3.org/2000/svg";
 
@@ -15,7 +15,7 @@
   const times = []; // milliseconds
   const lines = new Map(); // key -> values, one for each of the times, null where there was none
   let step = 0; // milliseconds that one point stands for
-  let read = 0; // milliseconds, when the figures were read last
+  let read = 0; // milliseconds; when the figures were read last
   let processed = new Map(); // worker -> tasks that it had processed then
   let recent = []; // [from, to, tasks processed between], of the last minute
 
@@ -41,8 +41,8 @@
     return found;
   }
 
-  // Over the last minute. By worker, so that one that did not answer for a while does not count as
-  // a burst of tasks. A worker that was started again begins at 0.
+  // Returns the rate over the last minute. Compares each worker with itself, so that the tasks of a
+  // worker that did not answer for a while do not count as new ones. A restarted worker begins at 0.
   function processedPerMinute(time) {
     const now = new Map();
     let tasks = 0;
@@ -82,7 +82,7 @@
     if (times.length > POINTS) halve();
   }
 
-  // The peak of each two points is kept: a short one should stay to be seen.
+  // Keeps the higher of every two points, so that a short peak stays visible.
   function halve() {
     const half = (values, join) =>
       values.filter((_, at) => at % 2 === 0).map((value, at) => join(value, values[2 * at + 1]));
@@ -159,7 +159,7 @@
     const time = Date.parse(document.getElementById("taken")?.dateTime);
     if (time > read) keep(time);
     draw();
-    observer.takeRecords(); // of what was drawn
+    observer.takeRecords(); // discards the changes that drawing has made
   }
 
   const observer = new MutationObserver(update);

@@ -1,0 +1,190 @@
+"""A report as lines for a terminal, and a screen that shows lines in place of earlier ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from wcwidth import wcswidth
+
+from celery_stats.control.question import FIELDS, Question
+from celery_stats.formatting import Count, Text, plural
+from celery_stats.report import Report
+
+if TYPE_CHECKING:
+    from celery_stats.page import Worker
+
+#: A line and its role in ``django.core.management.color``; the role is empty for plain text.
+Line: TypeAlias = tuple[str, str]
+Cell: TypeAlias = Text | Count | str
+
+TITLE, GOOD, WARNING, ERROR = "MIGRATE_LABEL", "SUCCESS", "WARNING", "ERROR"
+#: Title, fields that it is made of, and cell of each column of the table of workers.
+COLUMNS: Sequence[tuple[str, set[str], Callable[[Worker], Cell]]] = (
+    ("Worker", set(FIELDS), lambda worker: worker.name),
+    ("Busy", {"active", "stats"}, lambda worker: f"{worker.busy.shown} of {worker.slots.shown}"),
+    ("Reserved", {"reserved"}, lambda worker: worker.counts["reserved"]),
+    ("Scheduled", {"scheduled"}, lambda worker: worker.counts["scheduled"]),
+    ("Processed", {"stats"}, lambda worker: worker.processed),
+    ("Uptime", {"stats"}, lambda worker: worker.uptime or NOTHING),
+    ("Revoked", {"revoked"}, lambda worker: worker.counts["revoked"]),
+    ("Pool", {"stats"}, lambda worker: worker.pool),
+)
+GAP = "  "
+NOTHING = "\N{EN DASH}"
+
+
+def printable(text: str) -> str:
+    """Return the text with escapes for the characters that a terminal obeys or does not show.
+
+    They are dangerous, because anybody who may send a task chooses its name.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def lines(report: Report, question: Question) -> Iterator[Line]:
+    """Yield what the page shows first. A line may be wider than the terminal."""
+    # Imported here, because --json does not need the page.
+    from celery_stats.page import page
+
+    context = page(report, question.task_ids)
+    answering, elapsed = context["answering"].value, context["elapsed"]
+    clock = context["taken"]["clock"]
+    if answering:
+        role = WARNING if report.missing else GOOD
+        yield f"{plural(answering, 'worker')} answered in {elapsed} ms at {clock}.", role
+    else:
+        yield f"No worker answered at {clock}.", ERROR
+    yield from silent(report, question)
+    yield from _workers(context, report)
+    running, queues = context["tasks"]["active"], context["queues"]
+    yield from _table(
+        ("Running for", "Task", "Worker", "Id"),
+        [
+            (task.when or NOTHING, task.name, task.workers, task.whole_id or task.id)
+            for task in running.items
+        ],
+        note=running.note,
+    )
+    yield from _table(("Queue", "Waiting"), queues.items, note=queues.note)
+    yield from _table(("Looked up", "State", "Worker"), list(_looked_up(context)))
+
+
+def silent(report: Report, question: Question) -> Iterator[Line]:
+    """Yield a line for each worker that did not answer everything."""
+    for name, fields in report.missing.items():
+        what = "anything" if fields == question.fields else ", ".join(fields)
+        yield printable(f"{name} did not answer {what}."), WARNING
+
+
+def _workers(context: Mapping[str, Any], report: Report) -> Iterator[Line]:
+    """Yield the table of workers, without the columns that were not answered."""
+    workers = context["workers"].items
+    asked = {field for field, replies in report.answers.items() if replies is not None}
+    columns = [(title, cell) for title, fields, cell in COLUMNS if asked & fields]
+    yield from _table(
+        [title for title, _cell in columns],
+        [[cell(worker) for _title, cell in columns] for worker in workers],
+        roles=[WARNING if worker.missing else "" for worker in workers],
+        note=context["workers"].note,
+    )
+    for worker in workers:
+        for field, remark in worker.remarks:
+            yield printable(f"{worker.name.shown}: {field}: {remark.shown}"), WARNING
+
+
+def _looked_up(context: Mapping[str, Any]) -> Iterator[Sequence[Cell]]:
+    for look_up in context["look_ups"]:
+        for found in look_up.found:
+            yield look_up.id, found.state, found.worker
+        if not look_up.found:
+            yield look_up.id, "unknown", NOTHING
+
+
+def _table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    roles: Sequence[str] | None = None,
+    note: str = "",
+) -> Iterator[Line]:
+    """Yield an empty line, the titles and the rows, in aligned columns; nothing without rows."""
+    if not rows:
+        return
+    texts = [
+        [printable(cell if isinstance(cell, str) else cell.shown) for cell in row]
+        for row in (titles, *rows)
+    ]
+    widths = [max(map(wcswidth, column)) for column in zip(*texts, strict=True)]
+    numeric = [isinstance(cell, Count) for cell in rows[0]]
+    yield "", ""
+    for role, row in zip((TITLE, *(roles or [""] * len(rows))), texts, strict=True):
+        cells = []
+        for text, width, right in zip(row, widths, numeric, strict=True):
+            padding = " " * (width - wcswidth(text))
+            cells.append(padding + text if right else text + padding)
+        yield GAP.join(cells).rstrip(), role
+    if note:
+        yield note, ""
+
+
+class Screen:
+    """Shows lines on a terminal in place of those before, cut to its size.
+
+    It changes no setting of the terminal, such as the visibility of the cursor, because nothing
+    could restore it if the process was killed.
+    """
+
+    #: Seconds after which a change of the terminal's size is seen.
+    _LOOK = 0.2
+
+    def __init__(self, write: Callable[[str], None], styled: Callable[[Line], str]) -> None:
+        """
+        Args:
+            write: writes text to the terminal, and flushes it.
+            styled: returns a line with the colours of its role.
+        """
+        self._write = write
+        self._styled = styled
+        self._lines: Sequence[Line] = ()
+        self._size = get_terminal_size()
+        # What stood there before moves up into the terminal's history.
+        write("\n" * self._size.lines)
+
+    def show(self, lines: Sequence[Line]) -> None:
+        """Replace what is shown."""
+        self._lines = lines
+        size = get_terminal_size()
+        # After a change of the size, the terminal may have wrapped or joined what it shows.
+        clear = "" if size == self._size else "\x1b[2J"
+        columns, rows = self._size = size
+        # The cursor needs the last row. One column stays free, because a terminal that has just
+        # filled the last one would erase it again.
+        shown = list(lines[: rows - 1])
+        if len(lines) > len(shown):
+            shown[-1:] = [(f"{len(lines) - len(shown) + 1} more lines", TITLE)]
+        text = "".join(
+            f"{self._styled((clip(line, columns - 1), role))}\x1b[K\n" for line, role in shown
+        )
+        # One write, from the top left corner, with nothing cleared before it is replaced: the
+        # terminal never shows an empty screen in between.
+        self._write(f"{clear}\x1b[H{text}\x1b[J")
+
+    def wait(self, seconds: float) -> None:
+        """Return after some seconds; show the lines again when the terminal's size changes."""
+        ends = time.monotonic() + seconds
+        while (remaining := ends - time.monotonic()) > 0:
+            time.sleep(min(remaining, self._LOOK))
+            if get_terminal_size() != self._size:
+                self.show(self._lines)
+
+
+def clip(text: str, columns: int) -> str:
+    """Return as much of a text as fits into so many columns of a terminal."""
+    if wcswidth(text) <= columns:
+        return text
+    while text and wcswidth(text) >= columns:
+        text = text[:-1]
+    return f"{text}…"
