@@ -24,8 +24,11 @@ import pytest
 from django.core.management import BaseCommand, CommandError, call_command
 from rest_framework.test import APIClient
 
+from celery_stats import report
 from celery_stats.control.question import FIELDS
 from celery_stats.management.commands.celery_stats import Command
+from celery_stats.report import Report
+from tests.answers import ANSWERS, NOW
 from tests.support import ROOT, Broker, RedisServer, free_port, silent_port, wait_until
 
 MakeBroker = Callable[..., Broker]
@@ -136,7 +139,7 @@ def run_in_terminal(broker: Broker, *args: str, **env: str) -> str:
 
 
 def busy(broker: Broker) -> Broker:
-    """Two workers, one with a task that runs and one that waits."""
+    """Start two workers, a task that runs and one that waits for its ETA."""
     broker.fleet("one@t", "two@t")
     broker.app.control.revoke([str(uuid4())])
     broker.send("é", seconds=600, password=PASSWORD)
@@ -275,7 +278,6 @@ class TestExitStatus:
             (["--timeout", "nan"], "must be more than 0"),
             (["--timeout", "soon"], "invalid seconds value: 'soon'"),
             (["--watch", "0.4"], "must be at least 0.5"),
-            (["--watch", "inf"], "must be at least 0.5"),
         ],
     )
     def test_wrong_option__told(self, args: list[str], complaint: str) -> None:
@@ -315,7 +317,7 @@ def test_timeout__instead_of_the_setting(make_broker: MakeBroker, use: Use, sett
 
 
 def test_imports__neither_spectacular_nor_the_page(fleet: Broker) -> None:
-    """Each probe pays for them."""
+    """The time of these imports would be part of each probe."""
     done = run(fleet, "--json", "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     modules = set(re.findall(r"\| +(\S+)$", done.stderr.decode(), re.MULTILINE))
@@ -420,7 +422,7 @@ class TestInAPipe:
         self, fleet: Broker, option: tuple[str, ...], unbuffered: str
     ) -> None:
         ours, theirs = os.pipe()
-        os.close(ours)  # as ``head`` does when it has seen enough
+        os.close(ours)  # As ``head`` does after its last line.
         done = subprocess.run(
             [*COMMAND, *option],
             cwd=ROOT,
@@ -458,7 +460,7 @@ class TestWatch:
             terminal.resize(100, 24)
             terminal.shows("tests.nap")
             assert terminal.interrupt() == (0, "^C\n")
-            # No other sequence: nothing would restore the terminal after a kill.
+            # There is no other sequence, because nothing would restore the terminal after a kill.
             assert set(re.findall(r"\x1b\[[^A-Za-z]*[A-Za-z]", ANSI.sub("", terminal.seen))) == {
                 *("\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"),
             }
@@ -483,6 +485,21 @@ class TestWatch:
                 assert re.fullmatch(r"\^C\nIf one@t is gone for good: redis-cli .*\n", last)
         finally:
             redis.stop()
+
+    def test_ctrl_c_while_asking__the_status_of_the_last_snapshot(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken = [Report(ANSWERS, {"b@h": ("stats",)}, NOW, 0.01), Report(ANSWERS, {}, NOW, 0.01)]
+
+        def get_report(*args: Any) -> Report:
+            if not taken:
+                raise KeyboardInterrupt
+            return taken.pop(0)
+
+        monkeypatch.setattr(report, "get_report", get_report)
+        stream = StringIO()
+        call_command("celery_stats", watch=0.01, stdout=stream)
+        assert stream.getvalue().count("1 worker answered in 10 ms") == 2
 
     def test_broker_away_at_the_end__2(self, make_broker: MakeBroker) -> None:
         broker = make_broker(broker_url=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")

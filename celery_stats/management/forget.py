@@ -1,4 +1,4 @@
-"""How to remove a worker that was killed from the broker's list of mailboxes."""
+"""The shell command that removes a killed worker from the broker's list of mailboxes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ SEPARATORS = r"\006\026\006\026"
 
 
 def forget_line(app: Any, worker: str) -> str | None:
-    """Return the shell's line that removes a worker's mailbox from Redis.
+    """Return the shell command that removes a worker's mailbox from Redis.
 
-    The connection's password is no part of it; ``REDISCLI_AUTH`` may hold it.
+    The password of the connection is not part of it; ``redis-cli`` reads ``REDISCLI_AUTH``.
 
     Args:
         app: the Celery app whose broker it is.
         worker: the worker's full name.
 
     Returns:
-        None where the broker is not Redis: RabbitMQ forgets killed workers by itself.
+        None if the broker is not Redis, because RabbitMQ forgets killed workers by itself, or if
+        the name holds characters that a terminal does not show.
     """
     connection = app.connection_for_write()
     if connection.transport.driver_type != "redis" or not worker.isprintable():
@@ -29,7 +30,7 @@ def forget_line(app: Any, worker: str) -> str | None:
     key = f"{options.get('global_keyprefix', '')}_kombu.binding.{exchange}"
     database = str(connection.virtual_host or "").strip("/") or "0"
     command = ["redis-cli", "-n", database]
-    # The sentinels know the master's address; a socket's is no host.
+    # Sentinels tell the address of the master, and a socket is not a host.
     if connection.transport_cls in ("redis", "rediss"):
         command += ["-h", connection.hostname or "localhost"]
         command += ["-p", str(connection.port or connection.transport.default_port)]

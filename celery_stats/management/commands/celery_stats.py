@@ -110,15 +110,18 @@ class Command(BaseCommand):
             sys.exit(INCOMPLETE)
 
     def ask(self, timeout: float | None) -> reports.Report:
-        """Return a report, and keep it as the last one.
+        """Return a report, and keep it for the exit status.
 
         Raises:
-            CeleryStatsError: no snapshot could be taken. There is no last report then.
+            CeleryStatsError: no snapshot could be taken. No report is kept then.
         """
-        self.report = None
-        with reason_said_once():
-            options = reports.ReportOptions.from_conf(conf, timeout=timeout)
-            self.report = reports.get_report(self.question, options)
+        try:
+            with reason_said_once():
+                options = reports.ReportOptions.from_conf(conf, timeout=timeout)
+                self.report = reports.get_report(self.question, options)
+        except CeleryStatsError:
+            self.report = None
+            raise
         return self.report
 
     def watch(self, interval: float, timeout: float | None) -> None:
@@ -200,7 +203,7 @@ class Command(BaseCommand):
 
 
 def seconds(text: str) -> float:
-    """Parse the value of an option."""
+    """Parse the value of ``--timeout``."""
     value = float(text)
     if not (isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError("must be more than 0")
@@ -209,8 +212,8 @@ def seconds(text: str) -> float:
 
 def interval(text: str) -> float:
     """Parse the value of ``--watch``."""
-    value = float(text)
-    if not (isfinite(value) and value >= SHORTEST_INTERVAL):
+    value = seconds(text)
+    if value < SHORTEST_INTERVAL:
         raise argparse.ArgumentTypeError(f"must be at least {SHORTEST_INTERVAL:g}")
     return value
 
