@@ -7,7 +7,7 @@ only for the rows that are shown, so that the templates only print.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -29,8 +29,9 @@ from .formatting import (
     pairs,
     shorten,
 )
+from .query import MAX_LENGTH
 from .report import Report
-from .task_rows import ID_LENGTH, Answers, TaskList, look_ups, task_lists
+from .task_rows import Answers, TaskList, look_ups, task_lists
 
 WORKERS_SHOWN = 300
 QUEUES_SHOWN = 100
@@ -59,12 +60,7 @@ def page(
     """
     answers, missing = report.answers, report.missing
     names = sorted({*chain.from_iterable(replies or () for replies in answers.values())})
-    if not names:
-        state = "none"
-    elif missing:
-        state = "missing" if missing.keys() - set(names) else "partial"
-    else:
-        state = "complete"
+    state = health(names, missing)
     tasks = task_lists(answers, report.taken_at)
     taken_at = localtime(report.taken_at)
     return {
@@ -74,10 +70,7 @@ def page(
         "json_link": json_link,
         "answering": count(len(names)),
         "missing_count": count(len(missing)),
-        "missing": [
-            (shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names)
-            for name, fields in sorted(missing.items())
-        ],
+        "missing": list(missing_rows(names, missing)),
         "taken": {
             "iso": taken_at.isoformat(),
             "clock": f"{taken_at:%H:%M:%S}",
@@ -92,8 +85,30 @@ def page(
         "queues": queue_rows(report.queues or {}),
         "look_ups": look_ups(task_ids, answers),
         "task_id": task_ids[0] if task_ids else "",
-        "id_length": ID_LENGTH,
+        "id_length": MAX_LENGTH,
     }
+
+
+def health(names: Collection[str], missing: Mapping[str, Sequence[str]]) -> str:
+    """Return the key of :data:`HEADINGS` that describes a report.
+
+    Args:
+        names: the workers that answered.
+        missing: the fields that were not answered, by worker.
+    """
+    if not names:
+        return "none"
+    if not missing:
+        return "complete"
+    return "missing" if missing.keys() - set(names) else "partial"
+
+
+def missing_rows(
+    names: Collection[str], missing: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[Text, str, str, bool]]:
+    """Yield the name, the key for the script, the fields not answered, and whether some were."""
+    for name, fields in sorted(missing.items()):
+        yield shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names
 
 
 def unavailable(json_link: str) -> dict[str, Any]:

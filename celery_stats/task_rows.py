@@ -26,6 +26,7 @@ from .formatting import (
     time_from_iso,
     time_from_seconds,
 )
+from .query import MAX_LENGTH
 
 Answers: TypeAlias = Mapping[str, Mapping[str, Any] | None]
 #: A worker's name, and an item of its reply.
@@ -33,7 +34,6 @@ Entry: TypeAlias = tuple[str, Any]
 
 TASKS_SHOWN = 100  # in each of the four lists
 WORKERS_NAMED = 3  # that hold one revoked id
-ID_LENGTH = 255  # characters; the API refuses to look up a longer id
 
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
@@ -192,7 +192,7 @@ def task_row(workers: str, task: Any, when: str = "", moment: datetime | None = 
     return Task(
         # The first block of a UUID is enough for a person to tell tasks apart.
         id=shorten(task_id, 9) if len(task_id) > 12 else Text(task_id),
-        whole_id=task_id if len(task_id) <= ID_LENGTH else "",
+        whole_id=task_id if len(task_id) <= MAX_LENGTH else "",
         name=shorten(info.get("name", ""), fits=CELL),
         arguments=arguments(info),
         workers=shorten(workers, fits=CELL),

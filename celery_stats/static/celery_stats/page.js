@@ -132,7 +132,7 @@
       forget.dataset.forget = name;
       forget.textContent = "Forget";
       forget.setAttribute("aria-label", `Forget ${name}`);
-      item.append(label, words, forget);
+      item.append(label, " ", words, " ", forget);
       list.append(item);
     }
     if (health.dataset.state !== "none") {
