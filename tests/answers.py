@@ -1,4 +1,4 @@
-"""Answers that are written out: for what no real worker does on demand."""
+"""Recorded answers, for what real workers do not do on demand."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ ANSWERS: dict[str, Any] = {
 }
 EMPTY: dict[str, Any] = dict.fromkeys(FIELDS)
 
-#: A name that is dangerous wherever it is not taken for text.
+#: A name that is dangerous in every place where it is not escaped.
 HOSTILE = "\"'><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7|add:7 }}{% now %}&amp;"

@@ -1,10 +1,10 @@
-"""The page on loopback, over an answer from a file: for what no real worker does on demand.
+"""Serves the page on loopback from a recorded report, for what real workers do not do on demand.
 
     python -m tests.page_server PORT FILE [SETTINGS [PREFIX]]
 
-FILE holds ``{"answer": ..., "missing": ..., "status": 503}`` and is read at every request;
+FILE holds ``{"answers": ..., "missing": ..., "status": 503}`` and is read at every request;
 SETTINGS is JSON with what differs from the tests' own; the project is mounted under PREFIX.
-Everything but the asking of workers is the real thing.
+Only the question to the workers is replaced.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from django.core.wsgi import get_wsgi_application
 
 class QuietHandler(WSGIRequestHandler):
     def log_message(self, *args: Any) -> None:
-        """Keep the log for errors."""
+        """Log errors only."""
 
 
 def mounted(application: Callable[..., Any], prefix: str) -> Callable[..., Any]:
-    """Do what a web server does that serves a project under a path of its own."""
+    """Serve the application under a path, as a web server does."""
 
     def inner(environ: dict[str, Any], start_response: Any) -> Any:
         if environ["PATH_INFO"].startswith(prefix):
@@ -56,9 +56,9 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
         state = json.loads(Path(file).read_text())
         if state.get("status") == 503:
             raise BrokerUnavailable
-        answer = {name: state["answer"].get(name) for name in FIELDS}
+        answers = {name: state["answers"].get(name) for name in FIELDS}
         now = datetime.now(timezone.utc)
-        return Report(answer, state.get("missing", {}), now, 0.0123, state.get("queues"))
+        return Report(answers, state.get("missing", {}), now, 0.0123, state.get("queues"))
 
     views.get_report = recorded
     application = StaticFilesHandler(mounted(get_wsgi_application(), prefix))

@@ -36,7 +36,7 @@ def line(url: str, worker: str = "a@h", **config: Any) -> str | None:
         ("redis://localhost", "redis-cli -n 0 -h localhost -p 6379"),
         ("redis://:hunter2@broker:6380/3", "redis-cli -n 3 -h broker -p 6380"),
         ("rediss://broker/0", "redis-cli -n 0 -h broker -p 6379 --tls"),
-        # The sentinels know the address, and it may be another one now.
+        # Only the sentinels know the current address.
         ("sentinel://one:26379/2;sentinel://two:26379/2", "redis-cli -n 2"),
     ],
 )

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shutil
-import socket
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import Process, free_port, wait_until
+from tests.chromium import Page, Recorded, chromium, needs_chromium, page_servers, pages
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))),
-    None,
-)
-MISSING = [
-    name
-    for name, there in (
-        ("playwright", importlib.util.find_spec("playwright")),
-        ("chromium", CHROMIUM),
-    )
-    if not there
-]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
-]
-
-PATH = "/api/celery-stats/"
-Page = Any  # playwright's, which may not be installed
+pytestmark = needs_chromium
 
 
 def task(task_id: str, name: str, queue: str = "celery") -> dict[str, Any]:
@@ -46,77 +21,34 @@ def stats(slots: int = 4, **total: int) -> dict[str, Any]:
     return {"pool": {"max-concurrency": slots}, "total": total}
 
 
-@dataclass
-class Recorded:
-    """A page server, and what it answers from now on."""
-
-    url: str
-    file: Path
-
-    def say(self, answer: dict[str, Any], **state: Any) -> None:
-        self.file.write_text(json.dumps({"answer": answer, **state}))
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Recorded]:
-    settings = {
-        "DRF_CELERY_STATS": {
-            "PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
-            "AUTHENTICATION_CLASSES": [],
-        }
-    }
-    port, file = free_port(), tmp_path / "answer.json"
-    process = Process(
-        [sys.executable, "-m", "tests.page_server", str(port), str(file), json.dumps(settings)],
-        log=tmp_path / "log",
-    )
-
-    def listening() -> bool:
-        assert process.popen.poll() is None, process.log.read_text()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return True
-        return False
-
-    try:
-        wait_until(listening, what="the page server")
-        yield Recorded(f"http://127.0.0.1:{port}{PATH}", file)
-    finally:
-        process.stop()
+    with page_servers(tmp_path) as serve:
+        yield serve()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Page]]:
-    """Open pages that must not complain, of Content-Security-Policy neither."""
-    contexts, complaints = [], []
+    """Open pages that must not write to the console, not even about their security policy."""
+    complaints: list[str] = []
 
-    def make(url: str, **options: Any) -> Page:
-        context = browser.new_context(**options)
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        page = context.new_page()
+    def listen(page: Page) -> None:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text))
-        page.goto(url)
-        return page
 
-    yield make
-    for context in contexts:
-        context.close()
+    with pages(browser, listen) as open_page:
+        yield open_page
     assert complaints == []
 
 
 def refresh(page: Page) -> None:
-    """Refresh in place, and wait until that is done."""
+    """Refresh the page in place, and wait for the end."""
     before = page.locator("#taken").get_attribute("datetime")
     page.evaluate("document.getElementById('refresh').click()")
     page.wait_for_function(
@@ -129,7 +61,7 @@ def address(page: Page) -> str:
 
 
 def words(page: Page, where: str) -> str:
-    """What a screen reader says of a line, without the time."""
+    """Return what a screen reader says about a line, without the time."""
     (title,) = page.locator(f"{where} svg[role='img'] title").all_text_contents()
     return " ".join([title.split(" since ")[0], title.partition(": ")[2]])
 
@@ -183,7 +115,7 @@ class TestTrends:
         say(a=1000, b=10)
         page = open_page(server.url)
         set_time(page, 0)
-        # The first did not answer, and comes back; the second was started again.
+        # Worker a does not answer, then does again. Worker b is started again.
         for seconds, processed in ((10, {"b": 16}), (20, {"a": 1009, "b": 4})):
             say(**processed)
             refresh_at(page, seconds)
@@ -210,7 +142,7 @@ class TestTrends:
     ) -> None:
         server.say({"active": {"a@h": []}, "stats": {"a@h": stats()}})
         page = open_page(server.url)
-        # An answer each five seconds, as if the server had sent them.
+        # One report every five seconds, as if the server had sent it.
         page.evaluate(
             """async () => {
                 const taken = document.getElementById("taken");
@@ -227,7 +159,7 @@ class TestTrends:
         points = [point.split(" ") for point in path[1:].split("L")]
         assert 120 <= len(points) <= 240
         assert [float(points[0][0]), float(points[-1][0])] == [0.0, 100.0]
-        # At the 700th of 17 280 answers.
+        # It is at the 700th of 17,280 reports.
         peak = min(points, key=lambda point: float(point[1]))
         assert float(peak[0]) == pytest.approx(4.05, abs=1)
         assert words(page, "[data-key=active]") == "Active lowest 3, highest 99, now 3"
@@ -243,7 +175,7 @@ class TestTrends:
 
 
 def set_time(page: Page, seconds: int) -> None:
-    """Make every answer of the page come at a time of the test's own from now on."""
+    """Make every report of the page have this time from now on."""
     page.evaluate(
         """seconds => {
             window.at = new Date(Date.UTC(2040, 0, 1, 0, 0, seconds)).toISOString();
@@ -286,7 +218,7 @@ class TestFilter:
         return open_page(server.url)
 
     def rows(self, page: Page) -> dict[str, list[str]]:
-        """The rows that are visible in each list, by their keys."""
+        """Return the keys of the visible rows of each list."""
         lists = {
             "workers": ".worker",
             "missing": "#missing > li",
