@@ -304,17 +304,11 @@ def look_ups(task_ids: Sequence[str], answers: Answers) -> list[LookUp]:
             held = task.get("id")
             if isinstance(held, str) and held in known and worker not in known[held]:
                 known[held][worker] = found(worker, state, task)
-    revoked = holders(answers)
-    return [
-        LookUp(
-            shorten(task_id),
-            [
-                *by_worker.values(),
-                *([found(names(revoked[task_id]), "revoked", {})] if task_id in revoked else ()),
-            ],
-        )
-        for task_id, by_worker in known.items()
-    ]
+    rows = {task_id: list(by_worker.values()) for task_id, by_worker in known.items()}
+    for task_id, workers in holders(answers).items():
+        if task_id in rows:
+            rows[task_id].append(found(names(workers), "revoked", {}))
+    return [LookUp(shorten(task_id), what) for task_id, what in rows.items()]
 
 
 def task_of(entry: Any) -> Mapping[str, Any]:

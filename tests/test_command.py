@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import StringIO
 from typing import Any
 from uuid import uuid4
@@ -62,6 +63,29 @@ def run(broker: Broker, *args: str, **env: str) -> subprocess.CompletedProcess[b
     )
 
 
+def listen_to_interrupts() -> None:
+    """Undo what a shell does to the commands that it runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def watching(broker: Broker, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command with --watch in a pipe."""
+    process = subprocess.Popen(
+        [*COMMAND, "--watch", "0.5", *args],
+        cwd=ROOT,
+        env=environment(broker.config),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=listen_to_interrupts,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 class Terminal:
     """The command in a terminal of its own, which a test reads and types into."""
 
@@ -76,11 +100,16 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            # Ctrl-C reaches the processes whose controlling terminal it is.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=self._take_terminal,
         )
         os.close(theirs)
         self.seen = ""
+
+    @staticmethod
+    def _take_terminal() -> None:
+        """Let Ctrl-C reach the command."""
+        listen_to_interrupts()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def __enter__(self) -> Terminal:
         return self
@@ -445,7 +474,7 @@ class TestInAPipe:
 class TestWatch:
     def test_terminal__in_place_and_as_large_as_it_is(self, make_broker: MakeBroker) -> None:
         broker = make_broker()
-        (worker,) = broker.fleet("one@t")
+        broker.fleet("one@t")
         with Terminal(broker, "--watch", "0.5") as terminal:
             terminal.shows("one@t   0 of 1")
             broker.send("x", seconds=600)
@@ -464,7 +493,6 @@ class TestWatch:
             assert set(re.findall(r"\x1b\[[^A-Za-z]*[A-Za-z]", ANSI.sub("", terminal.seen))) == {
                 *("\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"),
             }
-            worker.kill()
 
     def test_broker_away_and_back__one_line_and_on(self, make_broker: MakeBroker) -> None:
         redis = RedisServer()
@@ -509,43 +537,36 @@ class TestWatch:
             assert PASSWORD not in terminal.seen
 
     @on_redis
-    @pytest.mark.parametrize("option", [(), ("--json",)])
-    def test_pipe__snapshot_after_snapshot(self, fleet: Broker, option: tuple[str, ...]) -> None:
-        process = subprocess.Popen(
-            [*COMMAND, "--watch", "0.5", *option],
-            cwd=ROOT,
-            env=environment(fleet.config),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stdout
-        if option:
+    def test_pipe__snapshot_below_snapshot(self, fleet: Broker) -> None:
+        with watching(fleet) as process:
+            assert process.stdout
+            # The summary, the table of two workers and the queue, with an empty line after each.
+            lines = [process.stdout.readline().decode() for _ in range(18)]
+            process.send_signal(signal.SIGINT)
+            _, complaint = process.communicate(timeout=10)
+        shapes = [re.sub(r"[\d.:]+", "#", line.split("  ")[0]).strip() for line in lines]
+        assert shapes[:3] == ["# workers answered in # ms at #", "", "Worker"]
+        assert shapes[:9] == shapes[9:]
+        assert "\x1b" not in "".join(lines)
+        assert (process.returncode, complaint) == (0, b"")
+
+    @on_redis
+    def test_json__a_line_for_each(self, fleet: Broker) -> None:
+        with watching(fleet, "--json") as process:
+            assert process.stdout
             for _ in range(2):
                 snapshot = json.loads(process.stdout.readline())
                 assert list(snapshot["stats"]) == ["one@fleet", "two@fleet"]
-        else:
-            # The summary, the table of two workers and the queue, with an empty line after each.
-            lines = [process.stdout.readline().decode() for _ in range(18)]
-            shapes = [re.sub(r"[\d.:]+", "#", line.split("  ")[0]).strip() for line in lines]
-            assert shapes[:3] == ["# workers answered in # ms at #", "", "Worker"]
-            assert shapes[:9] == shapes[9:]
-            assert "\x1b" not in "".join(lines)
-        process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=10)
+            process.send_signal(signal.SIGINT)
+            _, complaint = process.communicate(timeout=10)
         assert (process.returncode, complaint) == (0, b"")
 
-    def test_pipe_and_broker_away__json_alone_in_stdout(self, make_broker: MakeBroker) -> None:
+    def test_json_and_broker_away__nothing_in_stdout(self, make_broker: MakeBroker) -> None:
         broker = make_broker(broker_url=f"redis://127.0.0.1:{free_port()}/0")
-        process = subprocess.Popen(
-            [*COMMAND, "--watch", "0.5", "--json"],
-            cwd=ROOT,
-            env=environment(broker.config),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stderr
-        for _ in range(2):
-            assert process.stderr.readline().startswith(b"No snapshot: BrokerUnavailable: ")
-        process.send_signal(signal.SIGINT)
-        written, _ = process.communicate(timeout=10)
+        with watching(broker, "--json") as process:
+            assert process.stderr
+            for _ in range(2):
+                assert process.stderr.readline().startswith(b"No snapshot: BrokerUnavailable: ")
+            process.send_signal(signal.SIGINT)
+            written, _ = process.communicate(timeout=10)
         assert (process.returncode, written) == (2, b"")
