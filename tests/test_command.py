@@ -478,7 +478,11 @@ class TestWatch:
         with Terminal(broker, "--watch", "0.5") as terminal:
             terminal.shows("one@t   0 of 1")
             broker.send("x", seconds=600)
-            whole = terminal.shows("one@t   1 of 1")
+            terminal.shows("one@t   1 of 1")
+            assert terminal.interrupt() == (0, "^C\n")
+        # Between two snapshots, it follows the size of the terminal.
+        with Terminal(broker, "--watch", "600") as terminal:
+            whole = terminal.shows("tests.nap")
             assert re.split("  +", whole[5]) == ["Running for", "Task", "Worker", "Id"]
             terminal.resize(30, 6)
             small = terminal.shows("more lines")
