@@ -29,9 +29,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.support import PATH, Web, children, demo_project, place, show, status
+from tests.brokers import AMQP_URL, Broker
 from tests.celery_app import make_app
+from tests.mailbox import Mailbox
+from tests.processes import ROOT
 from tests.simulated import task
-from tests.support import AMQP_URL, ROOT, Broker, Mailbox
 
 HONEST, EVIL, HELPER = "honest@bench", "evil@bench", "helper@bench"
 SECONDS, MESSAGES, HOLDS = 20.0, 300_000, 4.5

@@ -40,7 +40,8 @@ from benchmarks.support import (
     show,
     status,
 )
-from tests.support import Broker, Process
+from tests.brokers import Broker
+from tests.processes import Process
 
 WORKERS = ("one@bench", "two@bench")
 CLIENTS = 64

@@ -24,7 +24,7 @@ from benchmarks.support import ms, place, show
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
 from tests.beat import beat
-from tests.support import AMQP_URL, Broker
+from tests.brokers import AMQP_URL, Broker
 
 RUNS = 15
 

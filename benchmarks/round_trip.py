@@ -43,7 +43,8 @@ from benchmarks.support import (
 from celery_stats.control.connection import ControlConnection
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
-from tests.support import AMQP_URL, ROOT, Broker
+from tests.brokers import AMQP_URL, Broker
+from tests.processes import ROOT
 
 WORKERS = ("one@bench", "two@bench")
 

@@ -23,7 +23,8 @@ from django.db import connection
 
 from celery_stats.control.broker import broker_for
 from celery_stats.control.question import FIELDS
-from tests.support import AMQP_URL, ROOT, Broker, Process, RedisServer, free_port, wait_until
+from tests.brokers import AMQP_URL, Broker, RedisServer
+from tests.processes import ROOT, Process, free_port, wait_until
 
 CORES = os.cpu_count() or 1
 PATH = "/api/celery-stats/"

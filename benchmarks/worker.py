@@ -22,8 +22,9 @@ from statistics import median
 from benchmarks.support import cpu_seconds, is_whole, ms, place, show, status, verdict
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import take_snapshot
+from tests.brokers import AMQP_URL, Broker, Worker
 from tests.moments import Answers, watch
-from tests.support import AMQP_URL, Broker, Worker, wait_until
+from tests.processes import wait_until
 
 NAME = "one@bench"
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from tests.support import Broker, Process, wait_until
+from tests.brokers import Broker
+from tests.processes import Process, wait_until
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.answers import ANSWERS, EMPTY
-from tests.support import Process, free_port, wait_until
+from tests.processes import Process, free_port, wait_until
 
 #: The shell alone costs half of what the whole browser does.
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser")

@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 
 from tests import celery_app
 from tests.accounts.models import User
-from tests.support import AMQP_URL, Broker, RedisServer
+from tests.brokers import AMQP_URL, Broker, RedisServer
 
 #: The files that take longest, which therefore begin first.
 LONGEST = (

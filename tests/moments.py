@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from tests.support import Broker
+from tests.brokers import Broker
 
 #: Field to worker name to reply.
 Answers: TypeAlias = Mapping[str, Mapping[str, Any] | None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from tests.processes import ROOT
 
 
 def run(*args: str | Path, folder: Path = ROOT) -> str:

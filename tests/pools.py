@@ -10,7 +10,8 @@ from functools import partial
 from celery_stats.control.broker import broker_for
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import take_snapshot
-from tests.support import Broker, RedisServer, wait_until
+from tests.brokers import Broker, RedisServer
+from tests.processes import wait_until
 
 POOLS = ("prefork", "solo", "threads", "gevent")
 # A solo worker that runs a task answers nothing, so it never shows one that is active or

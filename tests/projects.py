@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT, Process, wait_until
+from tests.processes import ROOT, Process, wait_until
 
 README = (ROOT / "README.md").read_text()
 STAFF = {"username": "staff", "password": "x", "is_staff": True}

@@ -18,6 +18,7 @@ import pytest
 from celery import Celery
 
 from tests.answers import ANSWERS, EMPTY, HOSTILE, STATS, TASK
+from tests.brokers import RedisServer
 from tests.chromium import (
     PATH,
     SOON,
@@ -28,7 +29,7 @@ from tests.chromium import (
     page_servers,
     pages,
 )
-from tests.support import Process, RedisServer, wait_until
+from tests.processes import Process, wait_until
 
 pytestmark = needs_chromium
 

@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
-from tests.support import Broker
+from tests.brokers import Broker
 
 SITE = "/api/celery-stats/"
 HTML = {"Accept": "text/html"}

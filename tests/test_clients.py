@@ -14,8 +14,8 @@ import pytest
 from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS
+from tests.brokers import Broker, RedisServer
 from tests.pools import BUSY, IDLE, Fleet, at_work
-from tests.support import Broker, RedisServer
 
 CLIENTS = Path(__file__).with_name("clients")
 SCHEMA = Path(__file__).with_name("schema.yml")

@@ -30,7 +30,9 @@ from celery_stats.control.question import FIELDS
 from celery_stats.management.commands.celery_stats import Command
 from celery_stats.report import Report
 from tests.answers import ANSWERS, NOW
-from tests.support import ROOT, Broker, RedisServer, free_port, silent_port, wait_until
+from tests.brokers import Broker, RedisServer
+from tests.network import silent_port
+from tests.processes import ROOT, free_port, wait_until
 
 MakeBroker = Callable[..., Broker]
 Use = Callable[[Broker], Broker]

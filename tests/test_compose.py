@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.support import ROOT
+from tests.processes import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

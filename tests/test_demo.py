@@ -23,7 +23,8 @@ import pytest
 import redis
 
 from celery_stats.control.question import FIELDS
-from tests.support import AMQP_URL, ROOT, RedisServer, wait_until
+from tests.brokers import AMQP_URL, RedisServer
+from tests.processes import ROOT, wait_until
 
 WORKERS = ["worker1@demo", "worker2@demo"]
 

@@ -19,7 +19,7 @@ from celery_stats.control import broker, limits
 from celery_stats.control.presence import Presence, amqp, redis
 from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
-from tests.support import ROOT
+from tests.processes import ROOT
 
 PATHS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),

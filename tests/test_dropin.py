@@ -19,7 +19,9 @@ import kombu
 import pytest
 import yaml
 
+from tests.brokers import AMQP_URL, RedisServer
 from tests.packages import build
+from tests.processes import ROOT, Process, free_port, wait_until
 from tests.projects import (
     BYTECODE,
     CELERY,
@@ -30,7 +32,6 @@ from tests.projects import (
     pip_install,
     run,
 )
-from tests.support import AMQP_URL, ROOT, Process, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.dropin
 

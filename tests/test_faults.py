@@ -30,18 +30,11 @@ from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.redaction import safe_error
 from tests import celery_app
-from tests.support import (
-    AMQP_URL,
-    Broker,
-    Mailbox,
-    Process,
-    Proxy,
-    RedisServer,
-    free_port,
-    redis_binary,
-    silent_port,
-    wait_until,
-)
+from tests.asking import everywhere
+from tests.brokers import AMQP_URL, Broker, RedisServer, redis_binary
+from tests.mailbox import Mailbox
+from tests.network import Proxy, silent_port
+from tests.processes import Process, free_port, wait_until
 
 URL = "/api/celery-stats/"
 DEADLINE = 1.6
@@ -133,10 +126,6 @@ def answers(api: APIClient) -> dict[str, list[str]]:
     response = api.get(URL)
     assert response.status_code == 200, response.content
     return {name: list(response.json()[name] or ()) for name in FIELDS}
-
-
-def everywhere(*workers: str) -> dict[str, list[str]]:
-    return {name: list(workers) for name in FIELDS}
 
 
 def subscribers(client: redis.Redis, broker: Broker) -> int:

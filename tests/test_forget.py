@@ -13,8 +13,8 @@ import pytest
 from celery import Celery
 
 from celery_stats.management.forget import forget_line
+from tests.brokers import RedisServer
 from tests.projects import Recipe
-from tests.support import RedisServer
 
 ENTRY = (
     "SREM _kombu.binding.celery.pidbox "

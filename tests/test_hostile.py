@@ -23,8 +23,9 @@ from rest_framework.test import APIClient
 from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
 from tests.accounts.models import User
+from tests.brokers import Broker
+from tests.mailbox import Mailbox
 from tests.simulated import replies
-from tests.support import Broker, Mailbox
 
 URL = "/api/celery-stats/"
 DEADLINE = 4.0

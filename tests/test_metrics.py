@@ -22,8 +22,10 @@ from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.metrics import _GAUGES, openmetrics, prometheus
 from celery_stats.report import Report
+from tests.brokers import Broker
+from tests.mailbox import Mailbox
+from tests.processes import ROOT, free_port, wait_until
 from tests.simulated import replies
-from tests.support import ROOT, Broker, Mailbox, free_port, wait_until
 
 URL = "/api/celery-stats/"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -13,11 +13,12 @@ from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
+from tests.brokers import Broker, Worker
 from tests.celery_app import ODD, ODD_AS_JSON
 from tests.comparison import without_what_changes
 from tests.conftest import KINDS, place
+from tests.processes import wait_until
 from tests.published import load, problems
-from tests.support import Broker, Worker, wait_until
 
 URL = "/api/celery-stats/"
 PASSWORD = "hunter2"

@@ -18,7 +18,8 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from rest_framework.test import APIClient
 
-from tests.support import ROOT, Broker, Process, Worker, free_port, wait_until
+from tests.brokers import Broker, Worker
+from tests.processes import ROOT, Process, free_port, wait_until
 
 DOCS = ROOT / "docs" / "monitoring"
 URL = "/api/celery-stats/"

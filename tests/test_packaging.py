@@ -14,7 +14,7 @@ import pytest
 
 import celery_stats
 from tests.packages import build, run
-from tests.support import ROOT
+from tests.processes import ROOT
 
 PACKAGE = ROOT / "celery_stats"
 

@@ -20,7 +20,8 @@ from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 from tests.accounts.models import User
 from tests.answers import ANSWERS, EMPTY, HOSTILE, NOW, STATS, TASK
-from tests.support import Broker, wait_until
+from tests.brokers import Broker
+from tests.processes import wait_until
 
 URL = "/api/celery-stats/"
 

@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 
 from celery_stats.permissions import IsSupportUser
 from celery_stats.views import CeleryStatsView
-from tests.support import Broker
+from tests.brokers import Broker
 
 
 class Caller:

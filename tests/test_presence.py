@@ -8,37 +8,23 @@ from typing import Any
 
 import celery
 import pytest
-from celery import Celery
 
 from celery_stats.control.broker import broker_for
 from celery_stats.control.presence import amqp as amqp_presence
 from celery_stats.control.presence import redis as redis_presence
-from celery_stats.control.question import FIELDS, Options, Question
-from celery_stats.control.snapshot import Snapshot, take_snapshot
+from celery_stats.control.question import FIELDS
+from celery_stats.control.snapshot import Snapshot
+from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.beat import beat
-from tests.support import Broker, Mailbox, RedisServer, deaf_afterwards, wait_until
+from tests.brokers import Broker, RedisServer, deaf_afterwards
+from tests.mailbox import Mailbox
+from tests.processes import wait_until
 
 MakeBroker = Callable[..., Broker]
-
-#: Long enough that running into it by accident is noticed in ``elapsed``.
-TIMEOUT = 4.0
 
 has_beat = pytest.mark.skipif(
     celery.VERSION < (5, 7), reason="celery beat has remote control from Celery 5.7"
 )
-
-
-def take(app: Celery, timeout: float = TIMEOUT, **asked: Any) -> Snapshot:
-    return take_snapshot(Question(**asked), Options(app, timeout, 20.0))
-
-
-def answered(snapshot: Snapshot) -> dict[str, list[str]]:
-    """Return who stands under each key."""
-    return {name: list(snapshot.answers[name] or ()) for name in FIELDS}
-
-
-def everywhere(*workers: str) -> dict[str, list[str]]:
-    return {name: list(workers) for name in FIELDS}
 
 
 @pytest.mark.parametrize("kind", ["redis", "filesystem", "amqp"])
@@ -53,7 +39,7 @@ class TestNoWorkers:
             take(broker.app, 1)  # on RabbitMQ the first question waits for unknown workers
             for _ in range(3):
                 snapshot = take(broker.app)
-                assert answered(snapshot) == everywhere("one@t")
+                assert workers_by_field(snapshot) == everywhere("one@t")
                 assert snapshot.missing == {}
                 assert snapshot.elapsed < TIMEOUT
 
@@ -62,7 +48,7 @@ class TestNoWorkers:
         broker.fleet("one@t")
         with beat(broker) as node:
             snapshot = take(broker.app, workers=(node, "one@t"))
-        assert answered(snapshot) == everywhere("one@t")
+        assert workers_by_field(snapshot) == everywhere("one@t")
         assert snapshot.missing == {node: FIELDS}
         assert snapshot.elapsed < TIMEOUT
 
@@ -97,7 +83,7 @@ def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker) 
 
     with Mailbox(broker, "forgetful@t", forgetful):
         snapshot = take(broker.app)
-    assert answered(snapshot) == everywhere("forgetful@t")
+    assert workers_by_field(snapshot) == everywhere("forgetful@t")
     assert snapshot.elapsed < TIMEOUT
 
 
@@ -125,7 +111,7 @@ class TestStrangers:
             assert take(broker.app, 0.5).missing == {}
             for _ in range(3):
                 snapshot = take(broker.app)
-                assert answered(snapshot) == everywhere("one@t")
+                assert workers_by_field(snapshot) == everywhere("one@t")
                 assert snapshot.missing == {}
                 assert snapshot.elapsed < TIMEOUT
         # The count has changed, and with it nothing is left to wait for.
@@ -138,7 +124,7 @@ class TestStrangers:
             wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
             take(broker.app, 0.5)
             broker.fleet("two@t")
-            assert answered(take(broker.app, 0.5)) == everywhere("one@t", "two@t")
+            assert workers_by_field(take(broker.app, 0.5)) == everywhere("one@t", "two@t")
 
     def test_that_begins_to_answer__found_out_in_the_background(
         self, server: RedisServer, broker: Broker, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +154,7 @@ class TestStrangers:
                 lambda: memory.ping_result is None or not memory.ping_result.strangers,
                 what="what was found out anew",
             )
-            assert answered(take(broker.app)) == everywhere("mute@t", "one@t")
+            assert workers_by_field(take(broker.app)) == everywhere("mute@t", "one@t")
 
 
 class TestUnlisted:
@@ -183,7 +169,7 @@ class TestUnlisted:
         for asked in ((), ("twin@t",)):
             for _ in range(2):
                 snapshot = take(broker.app, workers=asked)
-                assert answered(snapshot) == everywhere("twin@t")
+                assert workers_by_field(snapshot) == everywhere("twin@t")
                 assert "twin@t" not in snapshot.missing
                 assert snapshot.elapsed < TIMEOUT
 
@@ -229,7 +215,7 @@ class TestRedisRaces:
 
             with Mailbox(broker, "slow@t", slow):
                 snapshot = take(broker.app)
-        assert answered(snapshot)["stats"] == ["leaving@t", "slow@t"]
+        assert workers_by_field(snapshot)["stats"] == ["leaving@t", "slow@t"]
         assert "slow@t" not in snapshot.missing
 
     def test_malformed_rows__skipped(self, make_broker: MakeBroker) -> None:
@@ -240,10 +226,10 @@ class TestRedisRaces:
             client = connection.default_channel.client
             client.sadd(key, "no row", "\x06\x16\x06\x16")
             snapshot = take(broker.app)
-            assert answered(snapshot) == everywhere("one@t")
+            assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.missing == {}
             client.sadd(key, b"\xff\x06\x16\x06\x16\xff.celery.pidbox")
-            assert answered(take(broker.app)) == everywhere("one@t")
+            assert workers_by_field(take(broker.app)) == everywhere("one@t")
 
 
 class TestRabbitMQ:
@@ -262,10 +248,10 @@ class TestRabbitMQ:
 
     def test_before_the_workers_are_up__nothing_is_learnt(self, make_broker: MakeBroker) -> None:
         broker = make_broker("amqp")
-        assert answered(take(broker.app, 0.5)) == everywhere()
+        assert workers_by_field(take(broker.app, 0.5)) == everywhere()
         with Mailbox(broker, "one@t", Mailbox.answer):
             snapshot = take(broker.app, 0.5)
-            assert answered(snapshot) == everywhere("one@t")
+            assert workers_by_field(snapshot) == everywhere("one@t")
             assert take(broker.app).elapsed < TIMEOUT
 
     def test_fleet_replaced__found_like_the_first(
@@ -274,7 +260,7 @@ class TestRabbitMQ:
         """The new workers may be slower than it takes to find that the old ones are gone."""
         broker = make_broker("amqp")
         with Mailbox(broker, "old@t", Mailbox.answer):
-            assert answered(take(broker.app, 0.5)) == everywhere("old@t")
+            assert workers_by_field(take(broker.app, 0.5)) == everywhere("old@t")
         pinged.clear()
 
         def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
@@ -282,7 +268,7 @@ class TestRabbitMQ:
             mailbox.answer(command)
 
         with Mailbox(broker, "new@t", slow):
-            assert answered(take(broker.app, 2)) == everywhere("new@t")
+            assert workers_by_field(take(broker.app, 2)) == everywhere("new@t")
 
     def test_first_question_names_a_worker__the_others_are_not_known_yet(
         self, make_broker: MakeBroker, pinged: threading.Event
@@ -294,9 +280,9 @@ class TestRabbitMQ:
             mailbox.answer(command)
 
         with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "slow@t", slow):
-            assert answered(take(broker.app, workers=("one@t",))) == everywhere("one@t")
+            assert workers_by_field(take(broker.app, workers=("one@t",))) == everywhere("one@t")
             assert not pinged.is_set()
-            assert answered(take(broker.app, 1)) == everywhere("one@t", "slow@t")
+            assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "slow@t")
 
     def test_after_a_pause__no_window(
         self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
@@ -307,7 +293,7 @@ class TestRabbitMQ:
             monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", 0.0)
             for _ in range(3):
                 snapshot = take(broker.app)
-                assert answered(snapshot) == everywhere("one@t")
+                assert workers_by_field(snapshot) == everywhere("one@t")
                 assert snapshot.elapsed < TIMEOUT
 
     @pytest.mark.parametrize("idle", [10.0, 0.0])
@@ -335,11 +321,11 @@ class TestRabbitMQ:
         with Mailbox(broker, "one@t", Mailbox.answer):
             take(broker.app, 0.5)
             with Mailbox(broker, "new@t", newcomer):
-                assert answered(take(broker.app)) == everywhere("one@t")
+                assert workers_by_field(take(broker.app)) == everywhere("one@t")
                 may_answer.set()
                 assert answered_late.wait(20)
                 pinged.clear()
-                assert answered(take(broker.app)) == everywhere("new@t", "one@t")
+                assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
 
     def test_gone_after_a_part_of_its_answer__not_waited_for(
         self, make_broker: MakeBroker
@@ -358,8 +344,8 @@ class TestRabbitMQ:
             take(broker.app, 0.5)
             broker_for(broker.app).memory.without_app.clear()
             snapshot = take(broker.app)
-        assert answered(snapshot)["stats"] == ["half@t", "one@t"]
-        assert answered(snapshot)["active"] == ["one@t"]
+        assert workers_by_field(snapshot)["stats"] == ["half@t", "one@t"]
+        assert workers_by_field(snapshot)["active"] == ["one@t"]
         assert snapshot.missing == {"half@t": FIELDS[:-1]}
         assert snapshot.elapsed < TIMEOUT
 
@@ -385,7 +371,7 @@ def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: Make
     try:
         for _ in range(2):
             snapshot = take(app, 0.5)
-            assert answered(snapshot) == everywhere("one@t")
+            assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.elapsed > 0.5
     finally:
         broker_for(app).close()

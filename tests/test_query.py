@@ -19,7 +19,7 @@ from rest_framework.versioning import QueryParameterVersioning
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.query import parse_question
 from tests.accounts.models import User
-from tests.support import Broker
+from tests.brokers import Broker
 
 
 def errors(query: str) -> dict[str, list[str]]:

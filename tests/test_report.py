@@ -20,10 +20,11 @@ from celery_stats import report
 from celery_stats.conf import DEFAULTS, conf
 from celery_stats.control.question import Question
 from celery_stats.report import ReportOptions
+from tests.brokers import Broker, RedisServer
 from tests.celery_app import Unprintable
 from tests.comparison import without_what_changes
+from tests.processes import wait_until
 from tests.published import load, problems
-from tests.support import Broker, RedisServer, wait_until
 
 URL = "/api/celery-stats/"
 SECRETS = (

@@ -6,23 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery_stats.control.question import FIELDS, Options, Question
-from celery_stats.control.snapshot import Snapshot, take_snapshot
-from tests.support import Broker, Mailbox
+from tests.asking import everywhere, take, workers_by_field
+from tests.brokers import Broker
+from tests.mailbox import Mailbox
 
 MakeBroker = Callable[..., Broker]
-
-
-def take(broker: Broker, timeout: float = 4.0) -> Snapshot:
-    return take_snapshot(Question(), Options(broker.app, timeout, 20.0))
-
-
-def workers_by_field(snapshot: Snapshot) -> dict[str, list[str]]:
-    return {field: list(snapshot.answers[field] or ()) for field in FIELDS}
-
-
-def everywhere(*workers: str) -> dict[str, list[str]]:
-    return {field: list(workers) for field in FIELDS}
 
 
 def test_worker_that_owes_an_answer_later_than_others__asked_again_too(
@@ -44,7 +32,7 @@ def test_worker_that_owes_an_answer_later_than_others__asked_again_too(
             mailbox.answer(command)
 
     with Mailbox(broker, "first@t", first), Mailbox(broker, "late@t", late) as mailbox:
-        snapshot = take(broker)
+        snapshot = take(broker.app)
     assert workers_by_field(snapshot) == everywhere("first@t", "late@t")
     assert snapshot.missing == {}
     assert mailbox.heard.count("revoked") == 2
@@ -63,7 +51,7 @@ def test_answer_that_is_always_lost__each_field_asked_for_once_more(
             mailbox.answer(command)
 
     with Mailbox(broker, "one@t", forgetful):
-        snapshot = take(broker)
+        snapshot = take(broker.app)
     assert snapshot.missing == {"one@t": ("active", "reserved")}
     owed = [command for command in asked if command[0] in ("active", "reserved")]
     assert sorted(owed[:2]) == [("active", None), ("reserved", None)]
@@ -83,6 +71,6 @@ def test_more_workers_than_are_asked_again__the_others_missing(make_broker: Make
                 mailbox.reply(command, {name: {"ok": "pong"}})
 
     with Mailbox(broker, "many@t", many), Mailbox(broker, "one@t", Mailbox.answer):
-        snapshot = take(broker, 0.5)
+        snapshot = take(broker.app, 0.5)
     assert workers_by_field(snapshot)["active"] == ["one@t"]
     assert sorted(snapshot.missing) == sorted([*names, "many@t"])

@@ -33,9 +33,10 @@ from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
+from tests.brokers import Broker, RedisServer, deaf_afterwards
 from tests.pools import BUSY, IDLE, Fleet, at_work
+from tests.processes import ROOT, wait_until
 from tests.published import load, problems
-from tests.support import ROOT, Broker, RedisServer, deaf_afterwards, wait_until
 
 URL = "/api/celery-stats/"
 TOKEN = "rest_framework.authentication.TokenAuthentication"

@@ -14,9 +14,10 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_ope
 import pytest
 import yaml
 
+from tests.brokers import RedisServer
 from tests.packages import build
+from tests.processes import ROOT, Process, free_port, wait_until
 from tests.projects import environment, reach_index
-from tests.support import ROOT, Process, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.dropin
 

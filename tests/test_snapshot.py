@@ -17,30 +17,17 @@ from celery import Celery
 from kombu.utils.uuid import uuid
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import FIELDS, Options, Question
-from celery_stats.control.snapshot import Snapshot, take_snapshot
+from celery_stats.control.question import FIELDS
+from celery_stats.control.snapshot import Snapshot
+from tests.asking import TIMEOUT, everywhere, take, workers_by_field
+from tests.brokers import Broker, RedisServer, deaf_afterwards
 from tests.comparison import without_what_changes
 from tests.conftest import KINDS
-from tests.simulated import handlers
-from tests.support import ROOT, Broker, Proxy, RedisServer, deaf_afterwards, wait_until
+from tests.mailbox import Mailbox
+from tests.network import Proxy
+from tests.processes import ROOT, wait_until
 
 MakeBroker = Callable[..., Broker]
-
-#: Long enough that running into it by accident is noticed in ``elapsed``.
-TIMEOUT = 4.0
-
-
-def take(app: Celery, timeout: float = TIMEOUT, deadline: float = 20.0, **asked: Any) -> Snapshot:
-    return take_snapshot(Question(**asked), Options(app, timeout, deadline))
-
-
-def names(snapshot: Snapshot) -> dict[str, list[str]]:
-    """Return who stands under each key."""
-    return {name: list(snapshot.answers[name] or ()) for name in FIELDS}
-
-
-def everywhere(*workers: str) -> dict[str, list[str]]:
-    return {name: list(workers) for name in FIELDS}
 
 
 def forget_window(app: Celery) -> None:
@@ -85,7 +72,7 @@ class TestAnswers:
             name: getattr(inspect, name)(*(asked if name == "query_task" else ()))
             for name in FIELDS
         }
-        assert names(snapshot) == everywhere("one@t", "two@t")
+        assert workers_by_field(snapshot) == everywhere("one@t", "two@t")
         assert without_what_changes(dict(snapshot.answers)) == without_what_changes(expected)
         assert snapshot.missing == {}
 
@@ -104,10 +91,10 @@ class TestAnswers:
     ) -> None:
         broker = make_broker(kind)
         broker.fleet("one@t")
-        with mailbox(broker, "spy@t") as heard:
+        with Mailbox(broker, "spy@t", Mailbox.answer) as spy:
             snapshot = take(broker.app, fields=("revoked", "stats"))
         assert [name for name in FIELDS if snapshot.answers[name]] == ["revoked", "stats"]
-        assert sorted(heard) == ["revoked", "stats"]
+        assert sorted(spy.heard) == ["revoked", "stats"]
 
     def test_named_workers__only_they_answer_and_the_unknown_is_missing(
         self, make_broker: MakeBroker, kind: str
@@ -115,7 +102,7 @@ class TestAnswers:
         broker = make_broker(kind)
         broker.fleet("one@t", "two@t")
         snapshot = take(broker.app, workers=("two@t", "nobody@t"))
-        assert names(snapshot) == everywhere("two@t")
+        assert workers_by_field(snapshot) == everywhere("two@t")
         assert snapshot.missing == {"nobody@t": FIELDS}
         assert snapshot.elapsed < TIMEOUT
 
@@ -127,23 +114,23 @@ class TestWhoIsThere:
     ) -> None:
         broker = make_broker(kind)
         broker.fleet("one@t")
-        assert names(take(broker.app, 1)) == everywhere("one@t")
+        assert workers_by_field(take(broker.app, 1)) == everywhere("one@t")
         broker.fleet("two@t")
         if kind == "amqp":
             forget_window(broker.app)
         snapshot = take(broker.app, 1)
-        assert names(snapshot) == everywhere("one@t", "two@t")
-        assert names(take(broker.app)) == everywhere("one@t", "two@t")
+        assert workers_by_field(snapshot) == everywhere("one@t", "two@t")
+        assert workers_by_field(take(broker.app)) == everywhere("one@t", "two@t")
 
     def test_worker_stopped__gone_at_once_and_not_missing(
         self, make_broker: MakeBroker, kind: str
     ) -> None:
         broker = make_broker(kind)
         workers = broker.fleet("one@t", "two@t", "three@t")
-        assert names(take(broker.app, 1)) == everywhere("one@t", "three@t", "two@t")
+        assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "three@t", "two@t")
         workers[1].stop()
         snapshot = take(broker.app)
-        assert names(snapshot) == everywhere("one@t", "three@t")
+        assert workers_by_field(snapshot) == everywhere("one@t", "three@t")
         assert snapshot.missing == {}
         assert snapshot.elapsed < TIMEOUT
 
@@ -152,13 +139,13 @@ class TestWhoIsThere:
     ) -> None:
         broker = make_broker(kind)
         workers = broker.fleet("one@t", "two@t")
-        assert names(take(broker.app, 1)) == everywhere("one@t", "two@t")
+        assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "two@t")
         workers[1].kill()
         if kind == "filesystem":  # which cannot tell the dead from the silent
             assert take(broker.app, 0.5).missing == {"two@t": FIELDS}
         for _ in range(3):
             snapshot = take(broker.app)
-            assert names(snapshot) == everywhere("one@t")
+            assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.elapsed < TIMEOUT
             # RabbitMQ forgets a mailbox with its connection; the others list it on.
             assert snapshot.missing == ({} if kind == "amqp" else {"two@t": FIELDS})
@@ -166,11 +153,11 @@ class TestWhoIsThere:
     def test_worker_frozen__named_then_back(self, make_broker: MakeBroker, kind: str) -> None:
         broker = make_broker(kind)
         workers = broker.fleet("one@t", "two@t")
-        assert names(take(broker.app, 1)) == everywhere("one@t", "two@t")
+        assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "two@t")
         workers[1].freeze()
         for _ in range(2):
             snapshot = take(broker.app, 0.5)
-            assert names(snapshot) == everywhere("one@t")
+            assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.missing == {"two@t": FIELDS}
         # The commands that it finds on waking up are answered without this id.
         revoked = uuid()
@@ -179,27 +166,27 @@ class TestWhoIsThere:
 
         def back() -> Snapshot | None:
             snapshot = take(broker.app, 1)
-            assert names(snapshot)["stats"][0] == "one@t"
+            assert workers_by_field(snapshot)["stats"][0] == "one@t"
             return None if snapshot.missing else snapshot
 
         snapshot = wait_until(back, what="the thawed worker")
-        assert names(snapshot) == everywhere("one@t", "two@t")
+        assert workers_by_field(snapshot) == everywhere("one@t", "two@t")
         assert snapshot.answers["revoked"] == {"one@t": [revoked], "two@t": [revoked]}
 
     def test_solo_worker_at_work__named_then_back(
         self, make_broker: MakeBroker, kind: str
     ) -> None:
         broker = make_broker(kind)
-        with mailbox(broker, "one@t"):
+        with Mailbox(broker, "one@t", Mailbox.answer):
             broker.fleet("solo@t", pool="solo")
-            assert names(take(broker.app, 1)) == everywhere("one@t", "solo@t")
+            assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "solo@t")
             broker.send(seconds=3)
             snapshot = wait_until(
                 # It may have begun between two answers.
                 lambda: (s := take(broker.app, 0.5)).missing == {"solo@t": FIELDS} and s,
                 what="the busy solo worker",
             )
-            assert names(snapshot) == everywhere("one@t")
+            assert workers_by_field(snapshot) == everywhere("one@t")
             wait_until(lambda: not take(broker.app, 0.5).missing, what="its return")
 
 
@@ -208,7 +195,7 @@ def test_nobody_lost__many_snapshots_of_twenty(make_broker: MakeBroker) -> None:
     with simulated(broker, 20):
         for _ in range(30):
             snapshot = take(broker.app)
-            assert {len(v) for v in names(snapshot).values()} == {20}
+            assert {len(v) for v in workers_by_field(snapshot).values()} == {20}
             assert snapshot.missing == {}
 
 
@@ -219,7 +206,7 @@ def test_redis_flushed__everybody_still_there(make_broker: MakeBroker) -> None:
     with broker.app.connection_for_write() as connection:
         connection.default_channel.client.flushdb()
     snapshot = take(broker.app)
-    assert names(snapshot) == everywhere("one@t", "two@t")
+    assert workers_by_field(snapshot) == everywhere("one@t", "two@t")
 
 
 @deaf_afterwards
@@ -229,7 +216,7 @@ def test_arguments_that_cannot_travel__as_reprs_and_nothing_else_lost(
 ) -> None:
     broker = make_broker(kind)
     broker.fleet("one@t", "two@t")
-    assert names(take(broker.app, 1)) == everywhere("one@t", "two@t")
+    assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "two@t")
     broker.send({1, 2}, seconds=600, serializer="pickle")
 
     def answered() -> Snapshot | None:
@@ -237,23 +224,31 @@ def test_arguments_that_cannot_travel__as_reprs_and_nothing_else_lost(
         return snapshot if any((snapshot.answers["active"] or {}).values()) else None
 
     snapshot = wait_until(answered, what="the odd task at work")
-    assert names(snapshot) == everywhere("one@t", "two@t")
+    assert workers_by_field(snapshot) == everywhere("one@t", "two@t")
     assert snapshot.missing == {}
     [task] = [t for tasks in snapshot.answers["active"].values() for t in tasks]  # type: ignore[union-attr]
     assert "{1, 2}" in task["args"]
 
 
-def test_worker_that_answers_in_part__asked_once_more_alone(make_broker: MakeBroker) -> None:
+@pytest.mark.parametrize(("lost", "owed"), [(1, ()), (3, ("active",))])
+def test_worker_that_loses_an_answer__asked_again_for_it_alone(
+    make_broker: MakeBroker, lost: int, owed: tuple[str, ...]
+) -> None:
+    def forgetful(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] != "active" or mailbox.heard.count("active") > lost:
+            mailbox.answer(command)
+
     broker = make_broker()
     broker.fleet("one@t")
-    with mailbox(broker, "forgetful@t", forgets=1) as heard:
-        snapshot = take(broker.app)
-        assert names(snapshot) == everywhere("forgetful@t", "one@t")
-        assert sorted(heard) == sorted((*FIELDS, "active"))
-    with mailbox(broker, "stubborn@t", forgets=3):
+    with Mailbox(broker, "forgetful@t", forgetful) as mailbox:
         snapshot = take(broker.app, 1)
-        assert snapshot.missing == {"stubborn@t": ("active",)}
-        assert names(snapshot) == {**everywhere("one@t", "stubborn@t"), "active": ["one@t"]}
+    assert snapshot.missing == ({"forgetful@t": owed} if owed else {})
+    assert workers_by_field(snapshot) == {
+        **everywhere("forgetful@t", "one@t"),
+        "active": ["one@t"] if owed else ["forgetful@t", "one@t"],
+    }
+    assert sorted({*mailbox.heard}) == sorted(FIELDS)
+    assert mailbox.heard.count("active") == (3 if owed else 2)
 
 
 def test_two_workers_of_one_name__one_of_them_and_one_warning(
@@ -262,7 +257,7 @@ def test_two_workers_of_one_name__one_of_them_and_one_warning(
     broker = make_broker()
     broker.fleet("twin@t", "twin@t")
     for _ in range(2):
-        assert names(take(broker.app, 1)) == everywhere("twin@t")
+        assert workers_by_field(take(broker.app, 1)) == everywhere("twin@t")
     assert sum("twin@t" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -297,14 +292,17 @@ def test_many_snapshots__leave_nothing_behind(make_broker: MakeBroker, kind: str
 
 def test_snapshot__six_messages_and_one_reply_queue(make_broker: MakeBroker) -> None:
     broker = make_broker()
-    with mailbox(broker, "spy@t") as heard, broker.app.connection_for_write() as connection:
+    with (
+        Mailbox(broker, "spy@t", Mailbox.answer) as spy,
+        broker.app.connection_for_write() as connection,
+    ):
         take(broker.app)  # a new connection refreshes its bindings, once
-        heard.clear()
+        spy.heard.clear()
         client = connection.default_channel.client
         before = client.info("commandstats")
         take(broker.app)
         after = client.info("commandstats")
-    assert sorted(heard) == sorted(FIELDS)
+    assert sorted(spy.heard) == sorted(FIELDS)
     calls = {
         name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after
     }
@@ -324,9 +322,9 @@ class TestConnections:
         proxy = Proxy(port)
         try:
             app = broker.client(broker_url=broker.url.replace(f":{port}", f":{proxy.port}"))
-            assert names(take(app, 1)) == everywhere("one@t")
+            assert workers_by_field(take(app, 1)) == everywhere("one@t")
             proxy.cut()
-            assert names(take(app, 1)) == everywhere("one@t")
+            assert workers_by_field(take(app, 1)) == everywhere("one@t")
         finally:
             broker_for(app).close()
             proxy.close()
@@ -336,11 +334,13 @@ class TestConnections:
         broker = Broker("redis", f"redis://127.0.0.1:{server.port}/1")
         try:
             broker.fleet("one@t")
-            assert names(take(broker.app)) == everywhere("one@t")
+            assert workers_by_field(take(broker.app)) == everywhere("one@t")
             server.stop()
             server = RedisServer(port=server.port)
             take(broker.app, 0.2)
-            wait_until(lambda: names(take(broker.app)) == everywhere("one@t"), seconds=30)
+            wait_until(
+                lambda: workers_by_field(take(broker.app)) == everywhere("one@t"), seconds=30
+            )
         finally:
             broker_for(broker.app).close()
             broker.close()
@@ -356,7 +356,7 @@ class TestConnections:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [names(s) for s in found] == [everywhere("one@fleet", "two@fleet")] * 8
+        assert [workers_by_field(s) for s in found] == [everywhere("one@fleet", "two@fleet")] * 8
 
     def test_after_a_fork__parent_and_child_are_whole(self, fleet: Broker) -> None:
         take(fleet.app, 1)
@@ -365,13 +365,13 @@ class TestConnections:
             status = 1
             with suppress(Exception):
                 whole = all(
-                    names(take(fleet.app)) == everywhere("one@fleet", "two@fleet")
+                    workers_by_field(take(fleet.app)) == everywhere("one@fleet", "two@fleet")
                     for _ in range(3)
                 )
                 status = 0 if whole else 2
             os._exit(status)
         for _ in range(3):
-            assert names(take(fleet.app)) == everywhere("one@fleet", "two@fleet")
+            assert workers_by_field(take(fleet.app)) == everywhere("one@fleet", "two@fleet")
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     def test_under_gevent__all_whole(self, make_broker: MakeBroker) -> None:
@@ -403,57 +403,6 @@ class TestConnections:
             },
         )
         assert done.stdout == "[(2, True)]\n", done.stderr
-
-
-@contextmanager
-def mailbox(broker: Broker, name: str, *, forgets: int = 0) -> Iterator[list[str]]:
-    """A worker's mailbox in this process; yields the commands that it got.
-
-    Args:
-        forgets: leaves ``active`` unanswered this many times.
-    """
-    heard: list[str] = []
-    ended = threading.Event()
-    listening = threading.Event()
-    left = forgets
-
-    def listen() -> None:
-        nonlocal left
-        app = broker.client()
-        with app.connection_for_write() as connection:
-            box = app.control.mailbox(connection)
-            box.producer_pool = None
-            node = box.Node(name, channel=connection.channel(), handlers=handlers(name))
-
-            def on_message(body: dict[str, Any], message: Any) -> None:
-                nonlocal left
-                destination = body["destination"]
-                if destination and name not in destination:
-                    return
-                if body["method"] != "ping":
-                    heard.append(body["method"])
-                if body["method"] == "active" and left:
-                    left -= 1
-                    return
-                node.handle_message(body, message)
-
-            consumer = node.listen(callback=on_message)
-            while not ended.is_set():
-                with suppress(TimeoutError):
-                    connection.drain_events(timeout=0.05)
-                listening.set()
-            consumer.cancel()
-            queue = box.get_queue(name)(node.channel)
-            queue.delete()
-
-    thread = threading.Thread(target=listen)
-    thread.start()
-    listening.wait(10)
-    try:
-        yield heard
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager

@@ -9,36 +9,24 @@ from functools import partial
 from typing import Any
 
 import pytest
-from celery import Celery
 from celery.worker.control import Panel
 
 from celery_stats import worker
 from celery_stats.control.broker import broker_for
 from celery_stats.control.presence import redis as redis_presence
-from celery_stats.control.question import ARGUMENT, FIELDS, Options, Question
-from celery_stats.control.snapshot import Snapshot, take_snapshot
+from celery_stats.control.question import ARGUMENT, FIELDS, Question
+from celery_stats.control.snapshot import Snapshot
+from tests.asking import TIMEOUT, everywhere, take, workers_by_field
+from tests.brokers import Broker
 from tests.celery_app import ODD, ODD_AS_JSON
 from tests.comparison import without_what_changes
 from tests.conftest import KINDS
+from tests.mailbox import Mailbox
 from tests.moments import watch
 from tests.pools import POOLS
-from tests.support import ROOT, Broker, Mailbox, wait_until
+from tests.processes import ROOT, wait_until
 
 MakeBroker = Callable[..., Broker]
-TIMEOUT = 4.0
-
-
-def take(app: Celery, timeout: float = TIMEOUT, **asked: Any) -> Snapshot:
-    return take_snapshot(Question(**asked), Options(app, timeout, 20.0))
-
-
-def answered(snapshot: Snapshot) -> dict[str, list[str]]:
-    """Return who stands under each key."""
-    return {name: list(snapshot.answers[name] or ()) for name in FIELDS}
-
-
-def everywhere(*workers: str) -> dict[str, list[str]]:
-    return {name: list(workers) for name in FIELDS}
 
 
 @pytest.fixture
@@ -120,7 +108,7 @@ class TestAsking:
             Mailbox(broker, "two@t", Mailbox.answer_together),
         ):
             for _ in range(3):
-                assert answered(take(broker.app)) == everywhere("one@t", "two@t")
+                assert workers_by_field(take(broker.app)) == everywhere("one@t", "two@t")
         assert one.heard == ["stats"] * 3
 
     def test_workers_without_it__six_messages_each_time(
@@ -131,7 +119,7 @@ class TestAsking:
         broker = make_broker()
         with Mailbox(broker, "plain@t", Mailbox.answer) as plain:
             for _ in range(2):
-                assert answered(take(broker.app)) == everywhere("plain@t")
+                assert workers_by_field(take(broker.app)) == everywhere("plain@t")
         assert sorted(plain.heard) == sorted([*FIELDS, *FIELDS])
 
     def test_both_kinds__the_rest_asked_of_those_without_it_alone(
@@ -143,7 +131,7 @@ class TestAsking:
             Mailbox(broker, "plain@t", Mailbox.answer) as plain,
         ):
             for _ in range(2):
-                assert answered(take(broker.app)) == everywhere("one@t", "plain@t")
+                assert workers_by_field(take(broker.app)) == everywhere("one@t", "plain@t")
         assert one.heard == ["stats"] * 2
         assert sorted(plain.heard) == sorted([*FIELDS, *FIELDS])
 
@@ -163,7 +151,7 @@ class TestAsking:
         broker = make_broker()
         with Mailbox(broker, "older@t", older) as mailbox:
             snapshot = take(broker.app)
-        assert answered(snapshot) == everywhere("older@t")
+        assert workers_by_field(snapshot) == everywhere("older@t")
         assert len(snapshot.answers["revoked"]["older@t"]) == 5  # type: ignore[index]
         assert "revoked" in mailbox.heard
 
@@ -236,7 +224,7 @@ def give_work(broker: Broker, names: list[str]) -> list[str]:
 def expect_as_inspect(broker: Broker, names: list[str], task_ids: Sequence[str] = ()) -> None:
     """Compare a snapshot with six ``inspect()`` calls."""
     snapshot = take(broker.app, task_ids=tuple(task_ids))
-    assert answered(snapshot) == everywhere(*sorted(names))
+    assert workers_by_field(snapshot) == everywhere(*sorted(names))
     inspect = broker.client().control.inspect(timeout=TIMEOUT, limit=len(names))
     expected = {
         name: getattr(inspect, name)(*(task_ids if name == "query_task" else ()))
@@ -308,5 +296,5 @@ def test_workers_without_the_app__log_nothing(make_broker: MakeBroker) -> None:
     ]
     before = plain.log.read_text()
     for _ in range(5):
-        assert answered(take(broker.app)) == everywhere("one@t", "plain@t")
+        assert workers_by_field(take(broker.app)) == everywhere("one@t", "plain@t")
     assert plain.log.read_text() == before
