@@ -15,7 +15,7 @@ from tests.brokers import AMQP_URL, Broker, RedisServer
 
 #: The files that take longest, which therefore begin first.
 LONGEST = (
-    *("dropin", "snapshot", "worker", "browser", "setting_up", "command", "demo", "clients"),
+    *("recipes", "command", "wheel", "browser", "snapshot", "setting_up", "worker", "demo"),
     *("faults", "hostile"),
 )
 

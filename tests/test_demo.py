@@ -257,7 +257,7 @@ def test_worker_does_not_start(start: Callable[..., Demo], tmp_path: Path) -> No
 
 
 def test_once__redis(start: Callable[..., Demo], redis_server: RedisServer) -> None:
-    url = f"redis://127.0.0.1:{redis_server.port}/999"
+    url = f"redis://127.0.0.1:{redis_server.port}/998"
     with redis.Redis.from_url(url) as client:
         client.set("celery", "somebody else's")
         demo = start("--once", "--port", "0", CELERY_BROKER_URL=url)
