@@ -363,8 +363,9 @@ class TestDying:
         # A ping would be sent to a broker that does not listen any more.
         strategy = f"celery_stats.control.presence.{place.kind}"
         monkeypatch.setattr(f"{strategy}.PING_AFTER", 10.0)
-        # The trap may take its time: nothing here waits for silence.
-        settings.DRF_CELERY_STATS = {**CONF, "TIMEOUT": 2.0}
+        # The trap may take its time: nothing here waits for silence. Closing the reply queue
+        # takes half of the deadline.
+        settings.DRF_CELERY_STATS = {**CONF, "TIMEOUT": 4.0, "DEADLINE": 4.0}
         asked = f"{URL}?field=stats&worker=trap@faults"
 
         def speak(mailbox: Mailbox, command: dict[str, Any]) -> None:

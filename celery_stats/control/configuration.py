@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 from urllib.parse import quote
 
 from celery import Celery
 from celery.app import app_or_default
 from kombu import Connection
+from kombu.transport import virtual
 from kombu.utils.imports import symbol_by_name
 
 from .exceptions import BrokerUnavailable, CeleryAppNotFound, RemoteControlUnsupported
+
+#: Seconds between two reads of a broker that cannot notify its readers (the file system).
+POLLING_INTERVAL = 0.005
 
 
 def find_app(app: Celery | str | None) -> Celery:
@@ -61,6 +67,30 @@ def unreadable_url() -> BrokerUnavailable:
     ``redis://:pa/ss@host``, for example.
     """
     return BrokerUnavailable("the broker's URL cannot be read")
+
+
+def set_timeouts(connection: Connection, transport: type[Any], seconds: float) -> None:
+    """Give the exchanges of kombu's virtual transports with the broker a time-out.
+
+    Args:
+        connection: a connection whose transport has not been created.
+        transport: the class of that transport.
+        seconds: what one exchange may take. A shorter time-out of the configuration is kept.
+    """
+    options = connection.transport_options
+    if transport.driver_type == "redis":
+        options.update(_redis_timeouts(options, seconds), retry_on_timeout=False)
+        # The sentinels are asked by a client of its own, which would try each sentinel that is
+        # down for seconds.
+        asking = options.get("sentinel_kwargs") or {}
+        options["sentinel_kwargs"] = {**asking, **_redis_timeouts(asking, seconds), "retry": None}
+    elif issubclass(transport, virtual.Transport):
+        options["polling_interval"] = POLLING_INTERVAL
+
+
+def _redis_timeouts(options: Mapping[str, Any], seconds: float) -> dict[str, float]:
+    names = ("socket_timeout", "socket_connect_timeout")
+    return {name: min(seconds, options.get(name) or seconds) for name in names}
 
 
 def broker_urls(connection: Connection) -> tuple[str, ...]:

@@ -21,14 +21,16 @@ from kombu.exceptions import KombuError
 from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
-from .configuration import broker_urls, configured_connection, unreadable_url
+from .configuration import (
+    broker_urls,
+    configured_connection,
+    set_timeouts,
+    unreadable_url,
+)
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
 from .limits import without_decompression
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between two reads of a broker that cannot notify its readers (the file system).
-POLLING_INTERVAL = 0.005
 
 #: The command that every node answers, workers and others.
 PING = "ping"
@@ -78,14 +80,18 @@ class ControlConnection:
         self._failed = False
         self._consumer: Consumer | None = None
         self._on_message: OnMessage = self._ignore
-        self._connect(app)
+        self._configure(app)
+        try:
+            self._open(app)
+        except BaseException:
+            self.abandon()
+            raise
 
-    def _connect(self, app: Celery) -> None:
-        connection = configured_connection(app)
-        self.connection = connection
+    def _configure(self, app: Celery) -> None:
+        self.connection = connection = configured_connection(app)
         self.urls: tuple[str, ...] = ()
-        hosts = len(connection.alt) or 1
-        self.exchange_timeout = self.deadline / (hosts + 1)
+        self._hosts = len(connection.alt) or 1
+        self.exchange_timeout = self.deadline / (self._hosts + 1)
         connection.connect_timeout = min(
             self.exchange_timeout, app.conf.broker_connection_timeout or self.exchange_timeout
         )
@@ -95,14 +101,14 @@ class ControlConnection:
             self.is_virtual = issubclass(transport, virtual.Transport)
             # First, because kombu's transport reads its options when it is created, and
             # broker_urls() creates it.
-            self._set_timeouts()
+            set_timeouts(connection, transport, self.exchange_timeout)
             self.urls = broker_urls(connection)
-            made = connection.transport
+            exchange_types = connection.transport.implements.exchange_type
         except (ImportError, KeyError) as exc:
             raise self._named(RemoteControlUnsupported(f"{type(exc).__name__}: {exc}")) from exc
         except ValueError as exc:
             raise unreadable_url() from exc
-        if "fanout" not in made.implements.exchange_type:
+        if "fanout" not in exchange_types:
             raise RemoteControlUnsupported(f"{self.driver} cannot broadcast to workers")
         self._errors = (
             KombuError,
@@ -111,23 +117,21 @@ class ControlConnection:
             *connection.channel_errors,
             *(() if self.is_virtual else _UNREADABLE),
         )
-        try:
-            with self.guarded():
-                connection.ensure_connection(
-                    max_retries=hosts - 1,
-                    interval_start=0,
-                    interval_step=0,
-                    interval_max=0,
-                    timeout=self.deadline,
-                )
-                self.channel = connection.default_channel
-                if self.driver == "amqp":
-                    # Not py-amqp's read_timeout option, which loops on EAGAIN.
-                    connection.connection.sock.settimeout(self.exchange_timeout)
-                self._prepare(app)
-        except BaseException:
-            self.abandon()
-            raise
+
+    def _open(self, app: Celery) -> None:
+        with self.guarded():
+            self.connection.ensure_connection(
+                max_retries=self._hosts - 1,
+                interval_start=0,
+                interval_step=0,
+                interval_max=0,
+                timeout=self.deadline,
+            )
+            self.channel = self.connection.default_channel
+            if self.driver == "amqp":
+                # Not py-amqp's read_timeout option, which loops on EAGAIN.
+                self.connection.connection.sock.settimeout(self.exchange_timeout)
+            self._prepare(app)
 
     def _prepare(self, app: Celery) -> None:
         self.channel.Message = without_decompression(self.channel.Message)
@@ -142,24 +146,6 @@ class ControlConnection:
             exchange=self.mailbox.exchange,
             serializer=self.mailbox.serializer,
         )
-
-    def _set_timeouts(self) -> None:
-        """Give every exchange with the broker a time-out."""
-        options = self.connection.transport_options
-        if self.driver == "redis":
-            options.update(self._timeouts(options), retry_on_timeout=False)
-            # The sentinels are asked by a client of its own, which would try each sentinel that
-            # is down for seconds.
-            asking = options.get("sentinel_kwargs") or {}
-            options["sentinel_kwargs"] = {**asking, **self._timeouts(asking), "retry": None}
-        elif self.is_virtual:
-            options["polling_interval"] = POLLING_INTERVAL
-
-    def _timeouts(self, options: Mapping[str, Any]) -> dict[str, float]:
-        """Return redis-py's time-outs: the configured ones, where they are shorter than ours."""
-        names = ("socket_timeout", "socket_connect_timeout")
-        ours = self.exchange_timeout
-        return {name: min(ours, options.get(name) or ours) for name in names}
 
     def _named(self, error: CeleryStatsError) -> CeleryStatsError:
         error.urls = self.urls
