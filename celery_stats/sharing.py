@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds beyond its deadline that a caller waits: time for the thread to wake up, and the least
-#: that a run gets whose callers have used up their deadline by waiting for the run before it.
+#: Seconds that a caller waits after its deadline, so that the thread can deliver its result. A run
+#: also gets at least this long if its callers spent their deadline waiting for the run before it.
 GRACE = 0.5
 
 #: Runs at the same time in a process. A caller with one more question waits until a run ends,
@@ -39,10 +39,15 @@ MAX_THREADS = 32
 
 
 class _Run(Generic[T]):
-    """One run of the work; made by its first caller, whose deadline it has."""
+    """One run of the work.
 
-    def __init__(self, work: Callable[[float], T], deadline: float) -> None:
-        self.ends = time.monotonic() + deadline
+    Attributes:
+        ends: the monotonic time of its latest caller's deadline.
+        result: what its callers wait for.
+    """
+
+    def __init__(self, work: Callable[[float], T]) -> None:
+        self.ends = 0.0
         self.result: Future[T] = Future()
         self._work = work
 
@@ -89,10 +94,10 @@ class SingleFlight(Generic[T]):
             CeleryStatsError: what the run raised; BrokerUnavailable if it did not end in time.
         """
         with self._lock:
-            run = self._waiting.get(key)
-            if run is None:
-                run = self._waiting[key] = _Run(work, deadline)
-                self._start_waiting_runs()
+            run = self._waiting.setdefault(key, _Run(work))
+            run.ends = max(run.ends, time.monotonic() + deadline)
+            # Each caller does this, because the run before may have become overdue meanwhile.
+            self._start_waiting_runs()
         try:
             return run.result.result(deadline + GRACE)
         except FutureTimeout:

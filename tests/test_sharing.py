@@ -279,6 +279,21 @@ class TestHanging:
         work.end(2)
         assert later.result() in (1, 2)
 
+    def test_caller_after_the_run_is_overdue__starts_the_one_that_waits(
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
+    ) -> None:
+        """All who wait for it are answered, the one before included who came too early."""
+        hanging = callers.submit(shared.get, "key", work, deadline=0.1)
+        work.wait_for_run(1)
+        early = callers.submit(shared.get, "key", work, deadline=20)
+        wait_until(lambda: waiting(shared))
+        assert isinstance(hanging.exception(), BrokerUnavailable)
+        late = callers.submit(shared.get, "key", work, deadline=20)
+        work.wait_for_run(2)
+        work.end(2)
+        assert early.result(10) == late.result(10)
+        assert 19 < work.remaining[1] <= 20
+
     def test_overdue_run_ends_late__leaves_its_successor_in_peace(
         self, shared: SingleFlight[int], callers: ThreadPoolExecutor
     ) -> None:
