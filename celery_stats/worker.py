@@ -32,7 +32,7 @@ def connect() -> None:
 
 
 def register(**kwargs: Any) -> None:
-    """Let the worker's inspect commands answer together.
+    """Replace the inspect commands by functions that can answer several fields in one reply.
 
     ``worker_init`` is sent after the project's modules were imported, so commands that the
     project replaced are answered by the project's functions.

@@ -349,6 +349,43 @@ class TestRabbitMQ:
         assert snapshot.missing == {"half@t": FIELDS[:-1]}
         assert snapshot.elapsed < TIMEOUT
 
+    def test_worker_that_never_completes__no_window_for_the_others(
+        self, make_broker: MakeBroker
+    ) -> None:
+        """It cannot encode one of its replies, and has been asked for it again."""
+        broker = make_broker("amqp")
+
+        def partial(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if command["method"] != "reserved":
+                mailbox.answer(command)
+
+        with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "part@t", partial):
+            for timeout in (1.0, TIMEOUT):
+                snapshot = take(broker.app, timeout)
+                assert snapshot.missing == {"part@t": ("reserved",)}
+                assert workers_by_field(snapshot)["stats"] == ["one@t", "part@t"]
+        assert snapshot.elapsed < TIMEOUT
+
+    def test_new_worker_whose_reply_is_lost__found_by_a_ping(
+        self, make_broker: MakeBroker
+    ) -> None:
+        broker = make_broker("amqp")
+
+        def unreadable(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if command["method"] == "stats":
+                mailbox.reply(command, b"{", content_type="application/json")
+            else:
+                mailbox.answer(command)
+
+        with Mailbox(broker, "one@t", Mailbox.answer):
+            take(broker.app, 0.5)
+            with Mailbox(broker, "new@t", unreadable):
+                # It may have been too late for the first answer.
+                snapshot = wait_until(
+                    lambda: (s := take(broker.app, 1)).missing and s, what="the new worker"
+                )
+        assert snapshot.missing == {"new@t": ("stats",)}
+
     def test_all_are_slow__named_as_missing(self, make_broker: MakeBroker) -> None:
         broker = make_broker("amqp")
         may_answer = threading.Event()

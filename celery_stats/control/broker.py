@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from typing import TypeVar
 
 from celery import Celery
@@ -16,7 +16,7 @@ from celery import Celery
 from .connection import ControlConnection
 from .exceptions import BrokerUnavailable
 from .presence import Memory
-from .presence.memory import take_in_late_reply
+from .presence.memory import workers_in_late_reply
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,14 @@ class Broker:
                 idle = time.monotonic() - connection.used_at
                 if idle < MAX_IDLE and connection.deadline == deadline:
                     return connection
-                connection.read_late(
-                    partial(take_in_late_reply, connection=connection, memory=self.memory)
-                )
+                self._read_late(connection)
                 connection.abandon()
         return None
+
+    def _read_late(self, connection: ControlConnection) -> None:
+        connection.read_late(
+            lambda message: self.memory.amqp.add(workers_in_late_reply(message, connection))
+        )
 
     def _keep(self, connection: ControlConnection) -> None:
         connection.used_at = time.monotonic()

@@ -5,13 +5,13 @@ The collector goes through these states, and can end in each of them:
     asked     The question is out. Replies come in.
     the rest  Workers that turned out to be without this app are asked for the fields that were
               not in their first reply.
-    pinged    Somebody was silent for a moment, so every node was pinged. Nodes answer in order:
-              a node that has answered the ping will not answer what it was asked before.
+    pinged    A worker was silent for a moment, so a ping was sent to every node. Nodes answer in
+              order: a node that has answered the ping will not answer what it was asked before.
     retrying  Nodes that have answered the ping and owe an answer are asked for it again, one
               field at a time (``retry.py``).
 
-It ends when presence says that nobody else will answer, when nothing new has come for ``timeout``,
-at the deadline, or when too much has come.
+It ends when presence says that nobody else will answer, when nothing new has come for ``timeout``
+since the last message that was sent, at the deadline, or when too much has come.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from .connection import PING, ControlConnection
 from .limits import MAX_REPLIES, MAX_WORKERS, is_too_large
 from .presence import Memory, presence_for
-from .presence.memory import take_in_late_reply
+from .presence.memory import workers_in_late_reply
 from .question import ARGUMENT, FIELDS, Question
 from .replies import Replies
 from .retry import MAX_NAME, MAX_NAMED, Retries
@@ -49,9 +49,9 @@ PATIENCE_SHARE = 0.25
 
 _NOTHING: Mapping[str, Any] = {}
 
-#: Workers whose name was seen to be shared, which is logged once for each.
-_MAX_LOGGED = 100
+#: The names of workers for which it was logged that several workers have this name.
 _shared_names_logged: set[str] = set()
+_MAX_LOGGED = 100
 
 
 class Ending(Enum):
@@ -134,6 +134,7 @@ class Collector:
             if now >= ends:
                 return Ending.DEADLINE
             if self._bytes > MAX_REPLIES:
+                logger.warning("The replies are too large: the rest of them is not read")
                 self._connection.leave_replies()
                 return Ending.TOO_MUCH
             silence = now - max(self._quiet_since, self._retries.sent_at)
@@ -150,9 +151,9 @@ class Collector:
     def _ask_more(self, silence: float) -> bool:
         """Go to the next state if it is due; return whether anything has changed."""
         if silence >= REST_AFTER:
-            without_app = self.replies.pending - self._asked_for_the_rest
-            if without_app:
-                self._ask_for_the_rest(without_app)
+            owing = self.replies.pending - self._asked_for_the_rest
+            if owing:
+                self._ask_for_the_rest(owing)
                 return True
         if self._ping is None:
             ping_after = self.presence.ping_after(self.replies)
@@ -229,17 +230,21 @@ class Collector:
         if not isinstance(ticket, str):
             return
         if not self._knows(ticket):
-            take_in_late_reply(message, self._connection, self._memory)
+            late = workers_in_late_reply(message, self._connection)
+            self._memory.amqp.add(late)
+            self.presence.hear_late(late)
             return
         if self._bytes > MAX_REPLIES:
             return
         if is_too_large(message):
+            self.presence.lost_reply = True
             self._connection.skip(message, "it is too large")
             return
         self._bytes += len(message.body or "")
         try:
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
+            self.presence.lost_reply = True
             self._connection.skip(message, exc)
             return
         if isinstance(body, Mapping):

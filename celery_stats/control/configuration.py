@@ -45,10 +45,15 @@ def configured_connection(app: Celery) -> Connection:
     """Return a connection as the app's configuration describes it, not opened.
 
     Raises:
+        CeleryAppNotFound: the configuration cannot be imported.
         BrokerUnavailable: the configuration names no broker, or its URL cannot be read.
         RemoteControlUnsupported: there is no such transport, or it cannot be imported.
     """
-    if not (app.conf.broker_write_url or app.conf.broker_transport):
+    try:
+        is_configured = app.conf.broker_write_url or app.conf.broker_transport
+    except ImportError as exc:  # Celery imports the configuration at its first use.
+        raise CeleryAppNotFound(f"{type(exc).__name__}: {exc}") from exc
+    if not is_configured:
         # Celery would try amqp://guest@localhost. An app without any broker setting is most
         # likely Celery's default app, and not the one of the project.
         raise BrokerUnavailable(f"the Celery app {app.main!r} names no broker")

@@ -39,6 +39,9 @@ PING = "ping"
 #: are still of use.
 REMEMBERED_TICKETS = 32
 
+#: Seconds for which late replies are read at the most. A hostile worker may send any number.
+MAX_LATE = 0.1
+
 #: What kombu's virtual transports raise for a payload that is not a message. On AMQP the same
 #: errors mean a broken connection, because there they come from the frames of the protocol.
 _UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
@@ -50,7 +53,7 @@ class ControlConnection:
     """An open connection with a reply queue of its own.
 
     Not thread-safe: a :class:`~.broker.Broker` lends it to one caller at a time.
-    Every method raises :class:`BrokerUnavailable` when the broker fails.
+    Methods that need the broker raise :class:`BrokerUnavailable` when it fails.
 
     Attributes:
         exchange_timeout: seconds that one exchange with the broker may take.
@@ -76,7 +79,7 @@ class ControlConnection:
         self.tickets: deque[str] = deque(maxlen=REMEMBERED_TICKETS)
         self.published = 0
         self._read_pending = False
-        self._unreadable = self._skipped = False
+        self._not_reusable = self._skipped = False
         self._failed = False
         self._consumer: Consumer | None = None
         self._on_message: OnMessage = self._ignore
@@ -110,13 +113,8 @@ class ControlConnection:
             raise unreadable_url() from exc
         if "fanout" not in exchange_types:
             raise RemoteControlUnsupported(f"{self.driver} cannot broadcast to workers")
-        self._errors = (
-            KombuError,
-            OSError,
-            *connection.connection_errors,
-            *connection.channel_errors,
-            *(() if self.is_virtual else _UNREADABLE),
-        )
+        theirs = *connection.connection_errors, *connection.channel_errors
+        self._errors = (KombuError, OSError, *theirs, *_UNREADABLE)
 
     def _open(self, app: Celery) -> None:
         with self.guarded():
@@ -268,7 +266,7 @@ class ControlConnection:
         return ticket
 
     def drain(self, timeout: float) -> bool:
-        """Hand on one message, or a few.
+        """Wait for a message; call ``on_message`` for each one that has arrived.
 
         Args:
             timeout: seconds to wait for a message.
@@ -286,13 +284,13 @@ class ControlConnection:
                 if not self.is_virtual:
                     raise
                 self.skip(None, exc)
-                self._unreadable = True
+                self._not_reusable = True
             self._read_pending = False
             return True
 
     def read_late(self, on_message: OnMessage) -> None:
         """Hand on the replies that came after the last question, without waiting for more."""
-        ends = time.monotonic() + self.exchange_timeout
+        ends = time.monotonic() + MAX_LATE
         if self._consumer is not None:
             self._on_message = on_message
             with suppress(BrokerUnavailable):
@@ -311,7 +309,7 @@ class ControlConnection:
 
     def leave_replies(self) -> None:
         """Note that replies are left unread, so that the connection is not used again."""
-        self._unreadable = True
+        self._not_reusable = True
 
     def close(self) -> None:
         """Close the connection."""
@@ -346,4 +344,4 @@ class ControlConnection:
         broker failed, which may have been after the last answer.
         """
         reading = self._read_pending and self.driver == "redis"
-        return not (self._failed or self._unreadable or reading)
+        return not (self._failed or self._not_reusable or reading)

@@ -22,7 +22,7 @@ class RemoteControlUnsupported(CeleryStatsError):
 
 
 class CeleryAppNotFound(CeleryStatsError):
-    """``CELERY_APP`` does not lead to a Celery app."""
+    """``CELERY_APP`` does not lead to a Celery app, or its configuration cannot be imported."""
 
 
 class SnapshotFailed(CeleryStatsError):

@@ -1,4 +1,4 @@
-"""What bounds the cost of replies, because a hostile worker may send anything.
+"""Limits on the size and number of replies. A hostile worker may send anything.
 
 kombu reads a message as a whole, so its size is bounded only when it has been read.
 """

@@ -1,4 +1,4 @@
-"""Asking a node again for what it owes after it has answered a ping.
+"""Sends commands again to nodes that answered a later ping, but not the command.
 
 A node answers in order. A node that has answered a ping, and not a command before it, has lost
 its reply or is no worker. A worker that cannot encode a reply drops it, and the commands that
@@ -110,7 +110,7 @@ class Retries:
         self._patience = patience
         #: Nodes that have answered a ping after all that they were asked.
         self._caught_up: set[str] = set()
-        self._chosen: set[str] = set()
+        self._to_ask_again: set[str] = set()
         self._tried: set[tuple[str, Step]] = set()
         self._attempt: _Attempt | None = None
         self._field_by_ticket: dict[str, str | None] = {}  # of every attempt
@@ -195,9 +195,9 @@ class Retries:
 
     def _choose(self, workers: set[str]) -> None:
         """Add workers to those that are asked again, as long as there is room."""
-        room = MAX_NAMED - len(self._chosen)
-        new = (worker for worker in workers - self._chosen if len(worker) <= MAX_NAME)
-        self._chosen.update(islice(new, room))
+        room = MAX_NAMED - len(self._to_ask_again)
+        new = (worker for worker in workers - self._to_ask_again if len(worker) <= MAX_NAME)
+        self._to_ask_again.update(islice(new, room))
 
     def _candidates(
         self, replies: Replies, suspects: set[str], *, impatient: bool
@@ -205,11 +205,11 @@ class Retries:
         """Yield each step with the workers to ask, in the order of asking."""
         yield IS_WORKER, self._not_tried(IS_WORKER, suspects & self._caught_up)
         for step in STEPS:
-            owing = {w for w in self._chosen if step.field in replies.owed.get(w, ())}
+            owing = {w for w in self._to_ask_again if step.field in replies.owed.get(w, ())}
             yield step, self._not_tried(step, owing if impatient else owing & self._caught_up)
 
     def _not_tried(self, step: Step, workers: set[str]) -> list[str]:
-        return sorted(w for w in workers & self._chosen if (w, step) not in self._tried)
+        return sorted(w for w in workers & self._to_ask_again if (w, step) not in self._tried)
 
     def _send(self, step: Step, workers: list[str]) -> None:
         command = step.field or "query_task"

@@ -25,7 +25,7 @@ from .broker import Broker, broker_for
 from .collector import Collector, Ending
 from .configuration import find_app
 from .connection import ControlConnection
-from .exceptions import BrokerUnavailable, CeleryStatsError
+from .exceptions import BrokerUnavailable
 from .presence import Memory
 from .question import FIELDS, Options, Question
 from .queues import queue_lengths
@@ -40,8 +40,9 @@ class Snapshot:
     Attributes:
         answers: field (all of :data:`FIELDS`, in order) to worker name to reply; None where no
             worker answered or the field was not asked for.
-        missing: worker name to the fields that it did not answer, for workers that the
-            broker lists, that answered in part, or that were asked for by name.
+        missing: worker name to the fields that it did not answer, for workers that are known to
+            the broker or from earlier snapshots, that answered in part, or that were asked for
+            by name.
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the call to the last reply that was waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
@@ -147,9 +148,12 @@ def _refresh_memory(broker: Broker, app: Celery, options: Options) -> None:
     )
 
     def run() -> None:
-        with suppress(CeleryStatsError):  # The next question reports what is wrong.
+        try:
             broker.run(app, options.deadline, work)
             memory.ping_result = fresh.ping_result
+        # The boundary of this thread. The next question reports what is wrong.
+        except Exception as exc:  # noqa: BLE001
+            logger.debug("What is remembered was not refreshed: %s", type(exc).__name__)
 
     with suppress(RuntimeError):  # The system has no thread left. The next question tries again.
         threading.Thread(target=run, name="celery-stats-refresh", daemon=True).start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from celery_stats.control.limits import MAX_WORKERS
 from celery_stats.control.replies import Replies
 
 from .base import PING_AFTER, Presence
@@ -28,7 +27,14 @@ class AmqpPresence(Presence):
 
     def after_asking(self) -> None:
         self._asked_at = time.monotonic()
-        self._gone = self._find_gone(self.requested - self.memory.amqp.known)
+        # Copies, because another question may change the memory: its new workers have not
+        # received this question.
+        self._known = set(self.memory.amqp.known)
+        self._window_passed = self.memory.amqp.window_passed
+        self._gone = self._find_gone(self.requested - self._known)
+
+    def hear_late(self, workers: set[str]) -> None:
+        self._known |= workers
 
     def after_ping(self, replies: Replies) -> None:
         super().after_ping(replies)
@@ -37,27 +43,31 @@ class AmqpPresence(Presence):
 
     def _awaited(self, replies: Replies) -> frozenset[str]:
         """Return the workers that may still answer."""
-        asked = self.requested or self.memory.amqp.known
+        asked = self.requested or self._known
         return frozenset(asked) - replies.done - self._gone - self.no_workers
 
-    @property
-    def _is_first(self) -> bool:
-        """Whether nobody is known: in the first question, and after a whole fleet has left."""
-        known = self.memory.amqp.known - self._gone
-        return not self.requested and not (self.memory.amqp.window_passed and known)
+    def _may_others_be_there(self, replies: Replies) -> bool:
+        """Whether there may be workers that are not known, so that a whole window is due.
+
+        That is so in the first question, after a whole fleet has left, and if a reply was lost
+        and no worker is found that lost it.
+        """
+        known = self._known - self._gone
+        is_first = not (self._window_passed and known)
+        return not self.requested and (is_first or (self.lost_reply and not replies.given_up))
 
     def _seconds_to_listen(self, replies: Replies, now: float) -> float | None:
         if self.requested:
             return None if self._awaited(replies) else 0.0
-        if self._is_first or self._awaited(replies):
+        if self._may_others_be_there(replies) or self._awaited(replies):
             return None
         grace = max(MIN_GRACE, GRACE_SHARE * (replies.last_answer_at - self._asked_at))
         return max(0.0, replies.last_answer_at + grace - now)
 
     def ping_after(self, replies: Replies) -> float | None:
-        # In the first question a ping finds workers that are not known and lost their reply.
-        somebody = replies.pending or self._awaited(replies) or self._is_first
-        return PING_AFTER if somebody else None
+        # A ping also finds workers that are not known and lost their reply.
+        is_due = replies.pending or self._awaited(replies) or self._may_others_be_there(replies)
+        return PING_AFTER if is_due else None
 
     def _find_gone(self, workers: frozenset[str]) -> frozenset[str]:
         """Return the workers whose mailbox does not exist any more.
@@ -94,10 +104,9 @@ class AmqpPresence(Presence):
     def remember(self, replies: Replies, *, whole_window: bool) -> None:
         memory = self.memory.amqp
         memory.known -= self._gone
-        if len(memory.known) < MAX_WORKERS:
-            memory.known |= replies.complete
-        learnt = whole_window and not self.requested and not replies.owed
+        memory.add(replies.done)
+        learnt = whole_window and not self.requested and not replies.pending
         memory.window_passed = bool(memory.known) and (memory.window_passed or learnt)
 
     def _expected(self) -> set[str]:
-        return self.memory.amqp.known - self._gone
+        return self._known - self._gone

@@ -18,11 +18,13 @@ class Presence(ABC):
     """Who could answer one question.
 
     A strategy writes the abstract methods, and the others where it has something to see or to
-    remember. They are called in the order in which they stand here.
+    remember.
 
     Attributes:
         no_workers: names of nodes that this question has shown to be no workers.
         pinged: whether every node was pinged after the question.
+        lost_reply: whether a reply to the question was ignored, because it is too large or cannot
+            be decoded. Nobody knows whose it is.
     """
 
     def __init__(
@@ -38,17 +40,20 @@ class Presence(ABC):
         self.memory = memory
         self.requested = requested
         self.no_workers: set[str] = set()
-        self.pinged = False
+        self.pinged = self.lost_reply = False
 
     def after_asking(self) -> None:  # noqa: B027 - a strategy may have nothing to see
         """See who is there. Called once, just after the question was published."""
+
+    def hear_late(self, workers: set[str]) -> None:  # noqa: B027 - nor to hear
+        """Note workers whose reply to an earlier question has just come."""
 
     def seconds_to_listen(self, replies: Replies, now: float) -> float | None:
         """Return for how long an answer may still come.
 
         Returns:
-            float | None: 0 where nobody else will answer; a number of seconds where only
-            workers that nobody knows of may answer; None where somebody is waited for.
+            float | None: 0 if nobody else will answer; the number of seconds to wait for
+            unknown workers, if every known worker has answered; None if a worker is waited for.
         """
         if replies.pending:
             return None
@@ -79,7 +84,10 @@ class Presence(ABC):
         """
 
     def expected(self, replies: Replies) -> set[str]:
-        """Return the workers from which an answer is expected; those that owe one are missing."""
+        """Return the workers that should answer.
+
+        Those that did not answer everything are reported as missing.
+        """
         return set(self.requested) or self._expected() | set(replies.owed)
 
     @abstractmethod

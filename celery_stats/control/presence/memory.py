@@ -50,6 +50,11 @@ class AmqpMemory:
     known: set[str] = field(default_factory=set)
     window_passed: bool = False
 
+    def add(self, workers: set[str]) -> None:
+        """Remember workers, as long as there is room."""
+        if len(self.known) < MAX_WORKERS:
+            self.known |= workers
+
 
 @dataclass
 class TableMemory:
@@ -81,22 +86,20 @@ class Memory:
     table: TableMemory = field(default_factory=TableMemory)
 
 
-def take_in_late_reply(message: Any, connection: ControlConnection, memory: Memory) -> None:
-    """Remember the workers whose reply to an earlier question came after its end.
+def workers_in_late_reply(message: Any, connection: ControlConnection) -> set[str]:
+    """Return the workers whose reply to an earlier question came after its end.
 
     Args:
         message: a kombu message with a ticket that is not one of the current question.
         connection: knows the tickets of earlier questions.
-        memory: where the workers are remembered.
     """
     headers = message.headers
     ticket = headers.get("ticket") if isinstance(headers, Mapping) else None
     if ticket not in connection.tickets or is_too_large(message):
-        return
+        return set()
     try:
         body = message.decode()
     except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
         connection.skip(message, exc)
-        return
-    if isinstance(body, Mapping) and len(memory.amqp.known) < MAX_WORKERS:
-        memory.amqp.known |= {name for name in body if isinstance(name, str)}
+        return set()
+    return {name for name in body if isinstance(name, str)} if isinstance(body, Mapping) else set()

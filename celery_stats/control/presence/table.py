@@ -78,7 +78,7 @@ def listed_names(connection: ControlConnection) -> frozenset[str]:
     with connection.guarded():
         try:
             rows = list(connection.channel.get_table(connection.mailbox.exchange.name))
-        except UnicodeDecodeError:
+        except (ValueError, TypeError):  # It is being written, or somebody else wrote it.
             logger.warning("The binding table of the mailboxes cannot be read")
             return frozenset()
     queues = [row[2] for row in rows if len(row) == 3 and isinstance(row[2], str)]
