@@ -15,6 +15,7 @@ class CeleryStatsConfig(AppConfig):
 
     def ready(self) -> None:
         register(check_settings, Tags.security)
+        register(check_urls, Tags.urls)
         # Imported here, because Celery should be imported after the project's settings.
         from . import worker
 
@@ -27,3 +28,9 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     from . import checks
 
     return checks.check_settings(app_configs, **kwargs)
+
+
+def check_urls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    from . import checks  # Imported here for the same reason.
+
+    return checks.check_urls(app_configs, **kwargs)

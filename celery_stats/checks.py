@@ -1,4 +1,7 @@
-"""The system checks of ``DRF_CELERY_STATS``. They import what it names, and use no network."""
+"""The system checks of ``DRF_CELERY_STATS`` and of the URL.
+
+They import what the settings name, and use no network.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import (
@@ -53,6 +57,32 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     if "AUTHENTICATION_CLASSES" not in wrong:
         messages += _check_authentication(values["AUTHENTICATION_CLASSES"])
     return messages
+
+
+def check_urls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return a warning if requests to the endpoint's path reach another view."""
+    if not getattr(settings, "ROOT_URLCONF", None):  # As in a project that has only workers.
+        return []
+    try:
+        # resolve() expects a path without the prefix, which FORCE_SCRIPT_NAME sets.
+        path = "/" + reverse("celery_stats:snapshot").removeprefix(get_script_prefix())
+        view = resolve(path).func
+    except (NoReverseMatch, Resolver404):
+        return []
+    # Imported here, because a project without the URL does not need it.
+    from .views import CeleryStatsView
+
+    if issubclass(getattr(view, "cls", object), CeleryStatsView):
+        return []
+    return [
+        CheckWarning(
+            f"Requests to {path} do not reach celery_stats, because another URL pattern matches "
+            "this path first.",
+            hint='Move the line with include("celery_stats.urls") up in urlpatterns, before that '
+            "pattern.",
+            id="celery_stats.W004",
+        )
+    ]
 
 
 def _unknown_key(key: Any) -> CheckMessage:

@@ -1,4 +1,4 @@
-"""The system checks: which message each wrong setting gets."""
+"""The system checks: which message each wrong setting gets, and a path that is not reached."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from django.apps import apps
 from django.core.checks import CheckMessage, Tags, registry, run_checks
 from django.core.management import call_command
 from django.test import override_settings
+from django.urls import include, path, re_path, set_script_prefix
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import AllowAny, IsAdminUser
 
-from celery_stats.checks import check_settings
+from celery_stats.checks import check_settings, check_urls
 from celery_stats.conf import DEFAULTS
 from celery_stats.permissions import IsSupportUser
+from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
 
 SESSION = "rest_framework.authentication.SessionAuthentication"
@@ -85,9 +87,11 @@ def test_check_settings__defaults_of_rest_framework__pass() -> None:
 
 def test_check_settings__is_registered() -> None:
     checks = [c for c in registry.registry.get_checks() if c.__module__ == "celery_stats.apps"]
-    assert len(checks) == 1
+    assert [c.__name__ for c in checks] == ["check_settings", "check_urls"]
     with override_settings(DRF_CELERY_STATS={"TIMEOUT": 0}):
         assert "E004" in ids(run_checks(tags=[Tags.security]))
+    with override_settings(ROOT_URLCONF=(FRONT_END, ENDPOINT)):
+        assert "W004" in ids(run_checks(tags=[Tags.urls]))
 
 
 def test_check_settings__command__silent(capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,3 +319,72 @@ def test_check_settings__several_mistakes__a_message_for_each() -> None:
         "PERMISSION_CLASSES": ["nowhere.A", TOKEN],
     }
     assert sorted(ids(check(value))) == ["E002", "E003", "E004", "E004", "E007", "E008"]
+
+
+def front_end(request: Any) -> None:
+    raise NotImplementedError
+
+
+class OwnView(CeleryStatsView):
+    pass
+
+
+ENDPOINT = path("api/", include("celery_stats.urls"))
+RENAMED = path("internal/", include("celery_stats.urls", namespace="internal"))
+NESTED = path("v1/", include(([ENDPOINT], "v1")))
+FRONT_END = re_path("", front_end)
+OWN_VIEW = path("api/celery-stats/", OwnView.as_view())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ((FRONT_END, ENDPOINT), "/api/celery-stats/"),
+        ((FRONT_END, RENAMED), "/internal/celery-stats/"),
+    ],
+)
+def test_check_urls__another_pattern_matches_first__w004(patterns: Any, expected: str) -> None:
+    with override_settings(ROOT_URLCONF=patterns):
+        (message,) = check_urls(None)
+    assert message.id == "celery_stats.W004"
+    assert message.msg == (
+        f"Requests to {expected} do not reach celery_stats, because another URL pattern matches "
+        "this path first."
+    )
+    assert "urlpatterns" in str(message.hint)
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        (ENDPOINT,),
+        (ENDPOINT, FRONT_END),
+        (OWN_VIEW, FRONT_END, ENDPOINT),
+        # Its name is unknown to the check, or it has none.
+        (FRONT_END, NESTED),
+        (FRONT_END,),
+    ],
+)
+def test_check_urls__path_that_is_reached_or_not_known__pass(patterns: Any) -> None:
+    with override_settings(ROOT_URLCONF=patterns):
+        assert check_urls(None) == []
+
+
+def test_check_urls__defaults__pass(settings: Any) -> None:
+    assert check_urls(None) == []
+    del settings.ROOT_URLCONF
+    assert check_urls(None) == []
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"), [((ENDPOINT, FRONT_END), []), ((FRONT_END, ENDPOINT), ["W004"])]
+)
+def test_check_urls__prefix_of_the_server__does_not_count(
+    patterns: Any, expected: list[str]
+) -> None:
+    with override_settings(ROOT_URLCONF=patterns):
+        set_script_prefix("/shop/")
+        try:
+            assert ids(check_urls(None)) == expected
+        finally:
+            set_script_prefix("/")
