@@ -225,7 +225,9 @@ class TestExitStatus:
         assert done.stdout.decode().splitlines()[1] == "two@t did not answer anything."
         done = run(broker, "--timeout", "0.5", "--json")
         assert done.returncode == 1
-        assert done.stderr.startswith(b"two@t did not answer anything.\nIf two@t is gone for good")
+        assert done.stderr.startswith(
+            b"two@t did not answer anything.\nIf the process of two@t is gone"
+        )
         assert list(json.loads(done.stdout)["stats"]) == ["one@t"]
 
     @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
@@ -238,9 +240,10 @@ class TestExitStatus:
         two.kill()
         done = run(broker, "--timeout", "0.5")
         assert done.stdout.decode().splitlines()[1] == "two@t did not answer anything."
-        (line,) = done.stderr.decode().splitlines()
-        words, _, command = line.partition(": ")
-        assert words == "If two@t is gone for good"
+        words, command = done.stderr.decode().splitlines()
+        assert words == (
+            "If the process of two@t is gone and not only frozen, this command removes its name:"
+        )
         assert subprocess.check_output(["sh", "-c", command]).strip() == b"1"
         done = run(broker)
         assert (done.returncode, done.stderr) == (0, b"")
@@ -516,7 +519,9 @@ class TestWatch:
                 terminal.shows("one@t did not answer anything.")
                 status, last = terminal.interrupt()
                 assert status == 1
-                assert re.fullmatch(r"\^C\nIf one@t is gone for good: redis-cli .*\n", last)
+                assert re.fullmatch(
+                    r"\^C\nIf the process of one@t is gone .*:\nredis-cli .*\n", last
+                )
         finally:
             redis.stop()
 

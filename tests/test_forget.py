@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_stats.management.forget import forget_line
+from celery_stats.management.forget import forget_lines
 from tests.brokers import RedisServer
 from tests.projects import Recipe
 
@@ -24,10 +24,10 @@ ENTRY = (
 )
 
 
-def line(url: str, worker: str = "a@h", **config: Any) -> str | None:
+def lines(url: str, worker: str = "a@h", **config: Any) -> tuple[str, ...]:
     app = Celery(broker=url, set_as_current=False)
     app.conf.update(config)
-    return forget_line(app, worker)
+    return forget_lines(app, worker)
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,36 @@ def line(url: str, worker: str = "a@h", **config: Any) -> str | None:
         ("sentinel://one:26379/2;sentinel://two:26379/2", "redis-cli -n 2"),
     ],
 )
-def test_forget_line__to_the_database_without_the_password(url: str, command: str) -> None:
-    assert line(url) == f"{command} {ENTRY}"
+def test_forget_lines__to_the_database_without_the_password(url: str, command: str) -> None:
+    _sentence, line = lines(url)
+    assert line == f"{command} {ENTRY}"
 
 
-def test_forget_line__key_prefix_and_exchange() -> None:
-    found = line(
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("redis://localhost", ""),
+        (
+            "redis://:hunter2@localhost",
+            " (put REDISCLI_AUTH=PASSWORD before it, because the broker's URL has a password)",
+        ),
+    ],
+)
+def test_forget_lines__the_condition_and_where_the_password_goes(url: str, hint: str) -> None:
+    sentence, _line = lines(url)
+    assert sentence == (
+        f"If the process of a@h is gone and not only frozen, this command removes its name{hint}:"
+    )
+
+
+def test_forget_lines__key_prefix_and_exchange() -> None:
+    _sentence, line = lines(
         "redis://localhost",
         "it's@h",
         control_exchange="shop",
         broker_transport_options={"global_keyprefix": "my shop:"},
     )
-    assert found == (
+    assert line == (
         "redis-cli -n 0 -h localhost -p 6379 SREM 'my shop:_kombu.binding.shop.pidbox' "
         '"'
         r"""$(printf '\006\026\006\026%s' 'it'"'"'s@h.shop.pidbox')"""
@@ -59,9 +77,9 @@ def test_forget_line__key_prefix_and_exchange() -> None:
     )
 
 
-def test_forget_line__none_on_rabbitmq_or_for_an_odd_name() -> None:
-    assert line("amqp://localhost") is None
-    assert line("redis://localhost", "a\n@h") is None
+def test_forget_lines__none_on_rabbitmq_or_for_an_odd_name() -> None:
+    assert lines("amqp://localhost") == ()
+    assert lines("redis://localhost", "a\n@h") == ()
 
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")

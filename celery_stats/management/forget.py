@@ -9,22 +9,23 @@ from typing import Any
 SEPARATORS = r"\006\026\006\026"
 
 
-def forget_line(app: Any, worker: str) -> str | None:
-    """Return the shell command that removes a worker's mailbox from Redis.
+def forget_lines(app: Any, worker: str) -> tuple[str, ...]:
+    """Return a sentence and the shell command that removes a worker's mailbox from Redis.
 
-    The password of the connection is not part of it; ``redis-cli`` reads ``REDISCLI_AUTH``.
+    The password of the connection is not part of the command, because terminals and logs keep what
+    is printed. ``redis-cli`` reads it from ``REDISCLI_AUTH``, and the sentence says so.
 
     Args:
         app: the Celery app whose broker it is.
         worker: the worker's full name.
 
     Returns:
-        None if the broker is not Redis, because RabbitMQ forgets killed workers by itself, or if
-        the name holds characters that a terminal does not show.
+        tuple[str, ...]: two lines; none if the broker is not Redis, because RabbitMQ forgets
+        killed workers by itself, or if the name holds characters that a terminal does not show.
     """
     connection = app.connection_for_write()
     if connection.transport.driver_type != "redis" or not worker.isprintable():
-        return None
+        return ()
     options = app.conf.broker_transport_options or {}
     exchange = f"{app.conf.control_exchange}.pidbox"
     key = f"{options.get('global_keyprefix', '')}_kombu.binding.{exchange}"
@@ -37,4 +38,13 @@ def forget_line(app: Any, worker: str) -> str | None:
     if connection.transport_cls == "rediss":
         command += ["--tls"]
     entry = f"\"$(printf '{SEPARATORS}%s' {shlex.quote(f'{worker}.{exchange}')})\""
-    return f"{shlex.join([*command, 'SREM', key])} {entry}"
+    password = (
+        " (put REDISCLI_AUTH=PASSWORD before it, because the broker's URL has a password)"
+        if connection.password
+        else ""
+    )
+    return (
+        f"If the process of {worker} is gone and not only frozen, this command removes its name"
+        f"{password}:",
+        f"{shlex.join([*command, 'SREM', key])} {entry}",
+    )

@@ -25,7 +25,7 @@ from celery_stats.control.broker import broker_for
 from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import FIELDS, Question
-from celery_stats.management.forget import forget_line
+from celery_stats.management.forget import forget_lines
 from celery_stats.management.terminal import ERROR, Line, Screen, lines, printable, silent
 from celery_stats.query import parse_question
 
@@ -197,9 +197,9 @@ class Command(BaseCommand):
         app = find_app(conf.celery_app)
         for worker, fields in report.missing.items():
             # A worker that was asked for by name need not be in the list.
-            line = None if self.question.workers else forget_line(app, worker)
-            if line and fields == self.question.fields:
-                self.stderr.write(f"If {worker} is gone for good: {line}", no_style().SUCCESS)
+            if fields == self.question.fields and not self.question.workers:
+                for line in forget_lines(app, worker):
+                    self.stderr.write(line, no_style().SUCCESS)
 
 
 def seconds(text: str) -> float:
