@@ -377,9 +377,20 @@ def test_empty__says_how_to_start_a_worker(show: Callable[..., Elements]) -> Non
     shown = show(EMPTY)
     assert "No worker answered" in shown.text
     assert "celery -A project worker" in shown.text
-    narrowed = show(EMPTY, "?worker=a@h")
+    assert "manage.py celery_stats" not in shown.text
+    narrowed = show(EMPTY, "?worker=a@h", missing={"a@h": FIELDS})
     assert "celery -A" not in narrowed.text
+    assert "manage.py celery_stats" not in narrowed.text
     assert "Only some workers or fields were asked for" in narrowed.text
+
+
+def test_empty_and_workers_missing__says_how_to_remove_their_names(
+    show: Callable[..., Elements],
+) -> None:
+    shown = show(EMPTY, missing={"a@h": FIELDS})
+    assert "celery -A project worker" in shown.text
+    assert "A worker that was killed stays in the list of workers in Redis." in shown.text
+    assert "python manage.py celery_stats" in shown.text
 
 
 def test_missing__by_name_and_what_they_owe(show: Callable[..., Elements]) -> None:
