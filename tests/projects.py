@@ -45,9 +45,9 @@ __all__ = ("celery_app",)
 
 def readme_lines(name: str) -> str:
     """Return what the README adds to a list, such as ``INSTALLED_APPS``."""
-    found = re.search(rf"^{name} = \[\n    # …\n(.*?)^\]", README, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^{name} = \[\n(.*?)^\]", README, re.MULTILINE | re.DOTALL)
     assert found, f"the README adds nothing to {name}"
-    return found[1]
+    return found[1].replace("    # …\n", "")
 
 
 class Recipe:

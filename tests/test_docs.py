@@ -142,6 +142,15 @@ class TestReadme:
         }
 
 
+def test_setting_up__has_the_lines_of_the_readme() -> None:
+    form = r"^```python\n# (?:settings|urls)\.py.*?^```$"
+    blocks = re.findall(form, README, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    assert [block for block in blocks if block not in DOCUMENTS["docs/setting-up.md"]] == []
+    # A pattern that matches everything may stand among the others.
+    assert blocks[1].index('path("api/"') < blocks[1].index("# …")
+
+
 class TestEndpoint:
     def test_keys__are_the_fields_in_order(self) -> None:
         assert [row[0] for row in rows(section(ENDPOINT, "Keys"))] == [f"`{f}`" for f in FIELDS]
