@@ -11,6 +11,7 @@ from django.core.checks import CheckMessage, Tags, registry, run_checks
 from django.core.management import call_command
 from django.test import override_settings
 from django.urls import include, path, re_path, set_script_prefix
+from django.urls.resolvers import RoutePattern, URLResolver
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import AllowAny, IsAdminUser
 
@@ -329,9 +330,19 @@ class OwnView(CeleryStatsView):
     pass
 
 
+class AtTimes(RoutePattern):
+    """A pattern that depends on more than the path, and does not match now."""
+
+    def match(self, path: str) -> None:
+        return None
+
+
 ENDPOINT = path("api/", include("celery_stats.urls"))
 RENAMED = path("internal/", include("celery_stats.urls", namespace="internal"))
 NESTED = path("v1/", include(([ENDPOINT], "v1")))
+CONDITIONAL = URLResolver(
+    AtTimes("api/"), "celery_stats.urls", app_name="celery_stats", namespace="celery_stats"
+)
 FRONT_END = re_path("", front_end)
 OWN_VIEW = path("api/celery-stats/", OwnView.as_view())
 
@@ -363,6 +374,7 @@ def test_check_urls__another_pattern_matches_first__w004(patterns: Any, expected
         # Its name is unknown to the check, or it has none.
         (FRONT_END, NESTED),
         (FRONT_END,),
+        (CONDITIONAL,),
     ],
 )
 def test_check_urls__path_that_is_reached_or_not_known__pass(patterns: Any) -> None:
