@@ -66,7 +66,16 @@ WORKERS = {
 }
 
 #: What does not depend on these versions, or needs much beside them.
-LEFT_OUT = ("browser", "clients", "demo", "faults", "hostile", "mixed_fleet", "packaging")
+LEFT_OUT = (
+    "browser",
+    "clients",
+    "demo",
+    "faults",
+    "hostile",
+    "mixed_fleet",
+    "packaging",
+    "trends",
+)
 
 #: pytest's arguments.
 ON_REDIS = [

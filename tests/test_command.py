@@ -285,11 +285,17 @@ class TestExitStatus:
         assert raised.value.returncode == 2
 
     def test_unforeseen__2_and_where(self, make_broker: MakeBroker) -> None:
-        done = run(make_broker(broker_url="redis://127.0.0.1:1/no-number"))
+        done = run(make_broker(broker_connection_timeout="soon"))
         assert (done.returncode, done.stdout) == (2, b"")
         *log, line = done.stderr.decode().splitlines()
-        assert line == "CommandError: No snapshot: SnapshotFailed: ValueError"
-        assert log[0].startswith("No snapshot, unexpectedly: ValueError")
+        assert line == "CommandError: No snapshot: SnapshotFailed: TypeError"
+        assert log[0].startswith("No snapshot, unexpectedly: TypeError")
+
+    def test_url_that_is_wrong__2_and_the_reason(self, make_broker: MakeBroker) -> None:
+        done = run(make_broker(broker_url="redis://127.0.0.1:1/no-number"))
+        assert (done.returncode, done.stdout) == (2, b"")
+        (line,) = done.stderr.decode().splitlines()
+        assert line.startswith("CommandError: No snapshot: BrokerUnavailable: ValueError: ")
 
     @pytest.mark.parametrize(
         ("args", "complaint"),
