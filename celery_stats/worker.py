@@ -56,35 +56,36 @@ def answer(handler: Handler, handlers: dict[str, Handler], state: Any, **argumen
             field to the arguments of the field's command.
 
     Returns:
-        Any: what ``handler`` returns; with the additional argument ``{ARGUMENT: {field: text}}``.
-        The text is the reply as JSON, so that a worker with any serializer can send it. Nothing
-        is masked: the web process does that when it answers the request.
+        Any: what ``handler`` returns; with the additional argument ``{ARGUMENT: text}``. The text
+        is field to reply as JSON, so that a worker with any serializer can send it. Nothing is
+        masked: the web process does that when it answers the request.
     """
     asked = arguments.pop(ARGUMENT, None)
     if not isinstance(asked, dict):
         return handler(state, **arguments)
     known = [name for name in FIELDS if name in handlers and isinstance(asked.get(name), dict)]
-    return {ARGUMENT: {name: _answer_field(handlers[name], state, asked[name]) for name in known}}
+    return {
+        ARGUMENT: _to_json({name: _call(handlers[name], state, asked[name]) for name in known})
+    }
 
 
-def _answer_field(handler: Handler, state: Any, arguments: dict[str, Any]) -> str:
+def _call(handler: Handler, state: Any, arguments: dict[str, Any]) -> Any:
     try:
-        return _to_json(handler(state, **arguments))
-    # The handlers and the arguments of tasks run code of the project, which may raise anything.
-    # A field that fails must not cost the other fields their answer. Celery answers a command
-    # that fails in the same form.
+        return handler(state, **arguments)
+    # The project can replace a handler. One that fails must not cost the other fields their
+    # answer. Celery answers a command that fails in the same form.
     except Exception as exc:
         logger.exception("A remote control command failed")
-        return _encode({"error": repr(exc)})
+        return {"error": repr(exc)}
 
 
-def _to_json(value: Any) -> str:
+def _to_json(replies: dict[str, Any]) -> str:
     try:
-        return _encode(value)
+        return _encode(replies)
     # Most replies are JSON already, so they are converted only where that is necessary. The
-    # arguments of tasks run code of the project here, too.
+    # arguments of tasks run code of the project here, which may raise anything.
     except Exception:  # noqa: BLE001
         # Imported here, because it needs REST framework, which connect() must not load.
         from .jsonsafe import jsonsafe
 
-        return _encode(jsonsafe(value))
+        return _encode(jsonsafe(replies))

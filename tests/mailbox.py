@@ -94,8 +94,8 @@ class Mailbox:
         if asked is None:
             self.answer(command)
         else:
-            texts = {name: json.dumps(replies(self.name)[name]) for name in asked}
-            self.reply(command, {self.name: {ARGUMENT: texts}})
+            text = json.dumps({name: replies(self.name)[name] for name in asked})
+            self.reply(command, {self.name: {ARGUMENT: text}})
 
     def answer(self, command: dict[str, Any], name: str | None = None) -> None:
         """Reply as a real worker would."""

@@ -20,7 +20,6 @@ import json
 import logging
 import time
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from datetime import datetime, timezone
 from enum import Enum, auto
 from typing import Any
@@ -280,8 +279,8 @@ class Collector:
             _log_shared_name(worker)
         self._answered.add((ticket, worker))
         together = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
-        if isinstance(together, Mapping):
-            answers = _decode_fields(together, self._order)
+        if isinstance(together, str):
+            answers = _decode_replies(together, self._order)
             self._with_app.add(worker)
         else:
             answers = {field: reply}
@@ -299,16 +298,18 @@ class Collector:
         }
 
 
-def _decode_fields(texts: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+def _decode_replies(text: str, fields: Collection[str]) -> dict[str, Any]:
     """Return field to reply, from a worker with this app.
 
     A field that is missing or cannot be decoded is left out, so that it is asked for alone.
     """
-    replies = {}
-    for field in fields:
-        with suppress(KeyError, TypeError, ValueError, RecursionError):
-            replies[field] = json.loads(texts[field])
-    return replies
+    try:
+        replies = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(replies, dict):
+        return {}
+    return {field: replies[field] for field in fields if field in replies}
 
 
 def _log_shared_name(worker: str) -> None:

@@ -15,7 +15,7 @@ FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
 
 #: The additional argument of a command by which workers with this app are asked for several fields
 #: at once. Its value is field to the arguments of that field's command. The reply of such a worker
-#: has the same key, whose value is field to the reply as JSON text. Releases of the app must
+#: has the same key. Its value is a JSON text of field to reply. Releases of the app must
 #: understand each other, so a change of the meaning needs another name.
 ARGUMENT = "celery_stats"
 
