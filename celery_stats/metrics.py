@@ -114,15 +114,7 @@ class _Gauge:
     unit: str = ""
 
 
-# To add a figure of a worker:
-# - If celery-exporter has a series with the same meaning, take its name and labels.
-# - Add a row here, and a row at the same place of the table "The series" in
-#   docs/monitoring/README.md. tests/test_monitoring.py compares the two.
-# - Add its value to the tests of tests/test_metrics.py that list all series, and to the replies
-#   in tests/simulated.py if it is not there.
-# - Add a line to CHANGELOG.md.
-# - Add a panel to docs/monitoring/dashboard.json only if the figure changes while the workers are
-#   running and helps to find out why tasks are late. Settings, such as the prefetch limit, do not.
+# The figures of each worker. CONTRIBUTING.md lists what else a new one needs.
 _GAUGES = (
     _Gauge(
         "celery_worker_tasks_active",
@@ -306,8 +298,8 @@ def _label(name: str) -> str:
 def _number(value: Any) -> float | None:
     """Return a value as a float; None if it is not a finite number.
 
-    The function of the page with the same purpose also accepts infinities and integers that no
-    float can hold. Samples cannot have them.
+    Unlike ``number`` of the page, which refuses numbers of 10**18 and more, it accepts every
+    finite float.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

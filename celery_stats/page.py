@@ -253,7 +253,11 @@ def totals_by_task(total: Mapping[str, Any]) -> Excerpt:
 
 
 def details(stats: Mapping[str, Any]) -> Iterator[tuple[str, Excerpt]]:
-    """Yield titled lists of what ``stats`` holds; the last has the keys that are not known."""
+    """Yield titled lists of what ``stats`` holds.
+
+    Everything in ``pool``, ``broker`` and ``rusage`` is shown, so a new key in them needs no code.
+    Other keys of ``stats`` without a place of their own come last.
+    """
     pool = stats.get("pool")
     processes = {"main": stats["pid"]} if "pid" in stats else {}
     if isinstance(pool, Mapping) and isinstance(pool.get("processes"), list | tuple):

@@ -80,7 +80,10 @@ def safe_error(exc: BaseException, urls: Iterable[str] = ()) -> str:
 
 
 def _hide_arguments(value: Any, substitute: str) -> Any:
-    """Mask the arguments of the tasks in some JSON, however a command wraps tasks."""
+    """Mask ``args`` and ``kwargs`` in each task of a worker's reply.
+
+    A dict with one of these keys is a task, however deep it stands, and is not searched further.
+    """
     if type(value) is list:
         return [_hide_arguments(item, substitute) for item in value]
     if type(value) is not dict:

@@ -127,12 +127,12 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
 
 
 def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
-    """Return a report. Whatever is hidden from callers must be hidden in each of its parts."""
+    """Return a report. What is hidden from callers is hidden in answers, missing and queues."""
     return Report(
         answers=mask(
             snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments
         ),
-        # The names are converted as they are in the answers: they may hold what UTF-8 cannot.
+        # Converted like the keys of the answers, because a name may hold what UTF-8 cannot.
         missing={jsonsafe(worker): fields for worker, fields in snapshot.missing.items()},
         taken_at=snapshot.taken_at,
         elapsed=snapshot.elapsed,

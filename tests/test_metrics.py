@@ -83,7 +83,7 @@ def about(found: Samples, worker: str) -> dict[str, float]:
 
 
 class SameEverywhere(dict[str, Any]):
-    """A mapping that has the same value under every key, so that it has every key of a gauge."""
+    """A mapping whose ``get`` returns the same value for any key. It looks empty otherwise."""
 
     def __init__(self, value: Any) -> None:
         super().__init__()
@@ -94,7 +94,10 @@ class SameEverywhere(dict[str, Any]):
 
 
 def filled_with(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield replies of a worker with a value everywhere a gauge reads, one depth at a time."""
+    """Yield replies that have the value where gauges read.
+
+    That is as a whole reply, and one and two keys below ``stats``.
+    """
     everywhere = SameEverywhere(value)
     yield dict.fromkeys(ASKED, value)
     yield {**{field: [value] for field in ASKED}, "stats": everywhere}
