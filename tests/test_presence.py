@@ -12,6 +12,7 @@ import pytest
 from celery_stats.control.broker import broker_for
 from celery_stats.control.presence import amqp as amqp_presence
 from celery_stats.control.presence import redis as redis_presence
+from celery_stats.control.presence.table import TablePresence
 from celery_stats.control.question import FIELDS
 from celery_stats.control.snapshot import Snapshot
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
@@ -412,6 +413,25 @@ def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: Make
             assert snapshot.elapsed > 0.5
     finally:
         broker_for(app).close()
+
+
+def test_table_that_cannot_be_read__never_taken_for_empty(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker("filesystem")
+    broker.fleet("one@t")
+    after_asking = TablePresence.after_asking
+
+    def fail(*args: Any) -> None:
+        raise ValueError("somebody is writing it")
+
+    def unreadable(self: TablePresence) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(self.connection.channel), "get_table", fail)
+            after_asking(self)
+
+    monkeypatch.setattr(TablePresence, "after_asking", unreadable)
+    assert workers_by_field(take(broker.app, 0.5)) == everywhere("one@t")
 
 
 @deaf_afterwards

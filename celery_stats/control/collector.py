@@ -118,6 +118,7 @@ class Collector:
             self._ask(self._order[0], self._question.workers, self._question.all_at_once)
             self._ask_for_the_rest(self._known_without_app())
         self.presence.after_asking()
+        # Their replies are kept, however many other names come.
         self._expected = self.presence.expected(self.replies)
         self._quiet_since = time.monotonic()
         self.ending = self._read(ends)
@@ -165,7 +166,10 @@ class Collector:
         return self._retries.proceed(self.replies, self._suspects(), impatient=impatient)
 
     def _seconds_to_next_step(self, silence: float) -> float:
-        """Return after how much more silence :meth:`_ask_more` has something to do."""
+        """Return after how much more silence :meth:`_ask_more` may have something to do.
+
+        Presence is asked again then as well.
+        """
         ping_after = self.presence.ping_after(self.replies) if self._ping is None else None
         steps = (REST_AFTER, ping_after or 0.0, self._patience, self._timeout)
         left = [step - silence for step in steps if step > silence]
@@ -229,9 +233,7 @@ class Collector:
         if not isinstance(ticket, str):
             return
         if not self._knows(ticket):
-            late = workers_in_late_reply(message, self._connection)
-            self._memory.amqp.add(late)
-            self.presence.hear_late(late)
+            self.presence.hear_late(workers_in_late_reply(message, self._connection))
             return
         if self._bytes > MAX_REPLIES:
             return

@@ -34,6 +34,7 @@ class AmqpPresence(Presence):
         self._gone = self._find_gone(self.requested - self._known)
 
     def hear_late(self, workers: set[str]) -> None:
+        self.memory.amqp.add(workers)
         self._known |= workers
 
     def after_ping(self, replies: Replies) -> None:

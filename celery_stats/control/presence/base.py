@@ -18,7 +18,8 @@ class Presence(ABC):
     """Who could answer one question.
 
     A strategy writes the abstract methods, and the others where it has something to see or to
-    remember.
+    remember. Only ``after_asking`` and ``after_ping`` ask the broker. They may give workers up, in
+    ``replies.given_up``.
 
     Attributes:
         no_workers: names of nodes that this question has shown to be no workers.
@@ -52,8 +53,9 @@ class Presence(ABC):
         """Return for how long an answer may still come.
 
         Returns:
-            float | None: 0 if nobody else will answer; the number of seconds to wait for
-            unknown workers, if every known worker has answered; None if a worker is waited for.
+            float | None: None if a worker is waited for: silence leads to pings and retries. A
+            number of seconds if only unknown workers may still answer: nobody is pinged, and the
+            snapshot ends after that time. 0 if nobody else will answer.
         """
         if replies.pending:
             return None
@@ -96,5 +98,5 @@ class Presence(ABC):
 
     @property
     def is_stale(self) -> bool:
-        """Whether this question relied on something that should be found out anew by now."""
+        """Whether what this question relied on is old, so that a thread finds it out anew."""
         return False

@@ -39,7 +39,8 @@ class RedisPresence(Presence):
         # A worker that stops in between is in one of the two and not in the other. Then the
         # numbers do not match, and a ping decides.
         self._count = self._count_subscribers()
-        self._listed = listed_names(self.connection)
+        # If the table cannot be read, the count alone decides.
+        self._listed = listed_names(self.connection) or frozenset()
         found = self.memory.ping_result
         holds = found is not None and (found.count, found.listed) == (self._count, self._listed)
         self._ping_result = found if found and holds else PingResult(self._count, self._listed)

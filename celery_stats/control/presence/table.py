@@ -23,8 +23,12 @@ class TablePresence(Presence):
     """
 
     def after_asking(self) -> None:
-        self._listed = listed_names(self.connection)
+        listed = listed_names(self.connection)
+        self._is_list_unknown = listed is None
+        self._listed = listed or frozenset()
         self.memory.table.no_workers &= self._listed
+        # If more is unread than this question has published, the worker has not read an older
+        # message.
         published = self.connection.published
         self._not_reading = {
             name
@@ -39,14 +43,17 @@ class TablePresence(Presence):
 
     def _awaited(self, replies: Replies) -> set[str]:
         """Return the listed workers that may still answer."""
-        silent = self._not_reading | self.memory.table.no_workers | self.no_workers
-        return set(self._listed) - replies.done - silent
+        not_awaited = self._not_reading | self.memory.table.no_workers | self.no_workers
+        return set(self._listed) - replies.done - not_awaited
 
     def _seconds_to_listen(self, replies: Replies, now: float) -> float | None:
+        if self._is_list_unknown:
+            return None
         awaited = self._awaited(replies)
         if self.requested:
-            # A worker that is not listed may be about to bind its mailbox. It has had its
-            # chance when all that are listed have answered a later ping.
+            # A worker that is not listed may be about to bind its mailbox. When every listed
+            # worker has answered a ping that was sent after the question, it would have answered,
+            # too.
             left = self.requested - replies.done - self._not_reading - self.no_workers
             had_their_chance = self.pinged and awaited <= set(replies.pongs)
             return 0.0 if not left or (had_their_chance and not left & awaited) else None
@@ -69,10 +76,13 @@ class TablePresence(Presence):
         return set(self._listed) - self.memory.table.no_workers - self.no_workers
 
 
-def listed_names(connection: ControlConnection) -> frozenset[str]:
+def listed_names(connection: ControlConnection) -> frozenset[str] | None:
     """Return the names in the binding table of the mailboxes' exchange.
 
     A row that is no binding is skipped, because anybody may have written it.
+
+    Returns:
+        frozenset[str] | None: None if the table cannot be read.
     """
     suffix = f".{connection.mailbox.namespace}.pidbox"
     with connection.guarded():
@@ -80,7 +90,7 @@ def listed_names(connection: ControlConnection) -> frozenset[str]:
             rows = list(connection.channel.get_table(connection.mailbox.exchange.name))
         except (ValueError, TypeError):  # It is being written, or somebody else wrote it.
             logger.warning("The binding table of the mailboxes cannot be read")
-            return frozenset()
+            return None
     queues = [row[2] for row in rows if len(row) == 3 and isinstance(row[2], str)]
     return frozenset(queue.removesuffix(suffix) for queue in queues if queue.endswith(suffix))
 
