@@ -81,6 +81,7 @@ LEFT_OUT = (
 ON_REDIS = [
     "tests",
     *(f"--ignore=tests/test_{name}.py" for name in LEFT_OUT),
+    *(f"--ignore=tests/dropin/test_{name}.py" for name in ("recipes", "setting_up")),
     *("-k", "not amqp and not filesystem"),
 ]
 
