@@ -755,10 +755,12 @@ class TestKilledInTheMiddle:
                 )
                 queue = self.kill(place, tmp_path / "log")
                 # Redis does not know whose they are: one list of at most six replies, one binding.
-                assert {*map(bytes.decode, client.keys())} - before == {queue}
-                assert 1 <= client.llen(queue) <= len(FIELDS)
+                # There is no list if the only reply went to a read that had begun.
+                left = {*map(bytes.decode, client.keys())} - before
+                assert left <= {queue}
+                assert client.llen(queue) <= len(FIELDS)
                 assert client.scard(bindings) == bound + 1
-                assert client.delete(queue, bindings) == 2  # as docs/recipes.md says
+                assert client.delete(queue, bindings) == 1 + len(left)  # as docs/recipes.md says
         else:
             queue = self.kill(place, tmp_path / "log")
             with kombu.Connection(place.broker.url) as connection:
