@@ -104,7 +104,10 @@ def reach_index() -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "0", "--no-deps"]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [*command, "--dest", folder, "vine"], capture_output=True, text=True, check=False
+            [*command, "--dest", folder, "djangorestframework"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if "No matching distribution" in done.stderr:
         pytest.skip("pip reaches no package index")

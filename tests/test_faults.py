@@ -279,19 +279,21 @@ class TestFrozen:
         self, place: Place, api: APIClient, outage: Outage
     ) -> None:
         assert answers(api) == WORKING
+        (worker,) = place.broker.workers
         frozen = threading.Event()
 
         def freeze(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            # This one has not answered, so the endpoint waits.
             if not frozen.is_set():
                 frozen.set()
                 place.freeze()
 
         with Mailbox(place.broker, "trap@faults", freeze):
+            worker.freeze()  # It is known and has not answered, so the endpoint waits.
             try:
                 outage("(?i)timeout|timed out")
             finally:
                 place.thaw()
+                worker.thaw()
             assert frozen.is_set()
         assert answers(api) == WORKING
 
