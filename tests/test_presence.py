@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from select import select
 from typing import Any
 
 import celery
@@ -325,6 +326,10 @@ class TestRabbitMQ:
                 assert workers_by_field(take(broker.app)) == everywhere("one@t")
                 may_answer.set()
                 assert answered_late.wait(20)
+                (kept,) = broker_for(broker.app)._idle
+                sock = kept.connection.connection.sock
+                # A reply that was published may still be on its way through the broker.
+                wait_until(lambda: select([sock], [], [], 0)[0], what="the late reply")
                 pinged.clear()
                 assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
 
