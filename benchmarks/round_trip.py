@@ -434,7 +434,7 @@ def main() -> None:
             if options.solo:
                 solo(kind, options.solo)
         if options.scale:
-            grow(options.scale, max(options.rounds, 3))
+            grow(options.scale, max(options.rounds, 9))
         for kind in options.only:
             if options.endurance and kind != "filesystem":
                 endure(kind, options.endurance)

@@ -287,9 +287,8 @@ class Collector:
         else:
             answers = {field: reply}
         now = time.monotonic()
-        for name, answer in answers.items():
-            if self.replies.add_answer(worker, name, answer, now):
-                self._quiet_since = now
+        if self.replies.add_answers(worker, answers, now):
+            self._quiet_since = now
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the missing workers, each with the fields that it did not answer."""

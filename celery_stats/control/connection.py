@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,7 +27,8 @@ from .configuration import (
     unreadable_url,
 )
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
-from .limits import without_decompression
+from .limits import UNREADABLE, without_decompression
+from .redis_reader import RedisReader
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,6 @@ REMEMBERED_TICKETS = 32
 
 #: Seconds for which late replies are read at the most. A hostile worker may send any number.
 MAX_LATE = 0.1
-
-#: What kombu's virtual transports raise for a payload that is not a message. On AMQP the same
-#: errors mean a broken connection, because there they come from the frames of the protocol.
-_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
 
 OnMessage = Callable[[Any], None]
 
@@ -82,6 +78,7 @@ class ControlConnection:
         self._not_reusable = self._skipped = False
         self._failed = False
         self._consumer: Consumer | None = None
+        self._redis: RedisReader | None = None
         self._on_message: OnMessage = self._ignore
         self._configure(app)
         try:
@@ -114,7 +111,7 @@ class ControlConnection:
         if "fanout" not in exchange_types:
             raise RemoteControlUnsupported(f"{self.driver} cannot broadcast to workers")
         theirs = *connection.connection_errors, *connection.channel_errors
-        self._errors = (KombuError, OSError, *theirs, *_UNREADABLE)
+        self._errors = (KombuError, OSError, *theirs, *UNREADABLE)
 
     def _open(self, app: Celery) -> None:
         with self.guarded():
@@ -139,6 +136,8 @@ class ControlConnection:
         self.reply_queue = self.mailbox.get_reply_queue()
         self.reply_key = self.reply_queue.routing_key = uuid()
         self.reply_queue.name = f"{self.reply_key}.{self.mailbox.reply_exchange.name}"
+        if self.driver == "redis":
+            self._redis = RedisReader(self.channel, self.reply_queue.name)
         self.producer = Producer(
             self.channel,
             exchange=self.mailbox.exchange,
@@ -172,6 +171,8 @@ class ControlConnection:
         self._skipped = False
         self.published = 0
         self._on_message = on_message
+        if self._redis is not None:
+            self._redis.start()
         self._open_reply_queue()
         try:
             yield
@@ -275,18 +276,25 @@ class ControlConnection:
             bool: whether a message came.
         """
         with self.guarded():
+            if self._redis is not None and self._redis.read(self._skip_unreadable):
+                return True
             try:
                 self.connection.drain_events(timeout=max(timeout, 0.001))
             except TimeoutError:
                 self._read_pending = True
                 return False
-            except _UNREADABLE as exc:
+            except UNREADABLE as exc:
                 if not self.is_virtual:
                     raise
-                self.skip(None, exc)
-                self._not_reusable = True
+                self._skip_unreadable(exc)
             self._read_pending = False
+            if self._redis is not None:
+                self._redis.note_reply()
             return True
+
+    def _skip_unreadable(self, exc: Exception) -> None:
+        self.skip(None, exc)
+        self._not_reusable = True
 
     def read_late(self, on_message: OnMessage) -> None:
         """Hand on the replies that came after the last question, without waiting for more."""
@@ -325,15 +333,8 @@ class ControlConnection:
         self.connection.collect()
 
     def _drop_pending_read(self) -> None:
-        """Disconnect the connection of a BRPOP that has got no answer.
-
-        kombu's Redis channel waits for that answer when it is closed, for up to a second.
-        ``client`` is an attribute that kombu does not document. Without it closing takes that
-        second.
-        """
-        if self._read_pending and self.driver == "redis":
-            with suppress(AttributeError, KeyError):
-                vars(self.channel)["client"].connection.disconnect()
+        if self._read_pending and self._redis is not None:
+            self._redis.disconnect()
 
     @property
     def reusable(self) -> bool:
@@ -343,5 +344,5 @@ class ControlConnection:
         a message could not be read, because the connection may be the reason; and where the
         broker failed, which may have been after the last answer.
         """
-        reading = self._read_pending and self.driver == "redis"
+        reading = self._read_pending and self._redis is not None
         return not (self._failed or self._not_reusable or reading)

@@ -5,6 +5,7 @@ kombu reads a message as a whole, so its size is bounded only when it has been r
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 #: Bytes of a reply that is decoded. RabbitMQ takes no larger message by default, from version 4.
@@ -16,6 +17,10 @@ MAX_REPLIES = 64 * 2**20
 #: Workers whose replies to one question are kept, besides those that are known to be there. It is
 #: also the number of workers that are remembered between questions.
 MAX_WORKERS = 10_000
+
+#: What kombu's virtual transports raise for a payload that is not a message. On AMQP the same
+#: errors mean a broken connection, because there they come from the frames of the protocol.
+UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
 
 
 def is_too_large(message: Any) -> bool:

@@ -12,6 +12,7 @@ A worker is in exactly one of these states:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -36,8 +37,7 @@ class Replies:
         self.last_answer_at = self.last_pong_at = asked_at
         self._fields = fields
         self._answers: dict[str, dict[str, Any]] = {field: {} for field in fields}
-        self._copies: Counter[tuple[str, str]] = Counter()
-        self._sharing_a_name: set[str] = set()  # that answered a field more than once
+        self._further: Counter[tuple[str, str]] = Counter()  # answers after the first one
 
     @property
     def heard(self) -> set[str]:
@@ -61,23 +61,28 @@ class Replies:
         Workers that share a name answer as often as there are of them. The field with the fewest
         answers tells how many of them have answered everything.
         """
+        sharing_a_name = {worker for worker, _ in self._further} & self.complete
         further = sum(
-            min(self._copies[worker, field] for field in self._fields) - 1
-            for worker in self.complete & self._sharing_a_name
+            min(self._further[worker, field] for field in self._fields)
+            for worker in sharing_a_name
         )
         return len(self.given_up) + len(self.complete) + further
 
-    def add_answer(self, worker: str, field: str, reply: Any, at: float) -> bool:
-        """Keep a worker's reply to one field; return whether it is the first one."""
-        self._copies[worker, field] += 1
-        if self._copies[worker, field] > 1:
-            self._sharing_a_name.add(worker)
-        if worker in self.complete or worker in self._answers[field]:
+    def add_answers(self, worker: str, answers: Mapping[str, Any], at: float) -> bool:
+        """Keep a worker's replies by field; return whether any of them is the first one."""
+        new = []
+        for field, reply in answers.items():
+            known = self._answers[field]
+            if worker in known:
+                self._further[worker, field] += 1
+            else:
+                known[worker] = reply
+                new.append(field)
+        if not new:
             return False
-        self._answers[field][worker] = reply
         self.add_worker(worker)
         owed = self.owed[worker]
-        owed.remove(field)
+        owed.difference_update(new)
         if not owed:
             del self.owed[worker]
             self.given_up.discard(worker)
