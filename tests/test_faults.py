@@ -362,9 +362,6 @@ class TestDying:
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        # A ping would be sent to a broker that does not listen any more.
-        strategy = f"celery_stats.control.presence.{place.kind}"
-        monkeypatch.setattr(f"{strategy}.PING_AFTER", 10.0)
         # The trap may take its time: nothing here waits for silence. Closing the reply queue
         # takes half of the deadline.
         settings.DRF_CELERY_STATS = {**CONF, "TIMEOUT": 4.0, "DEADLINE": 4.0}
@@ -376,7 +373,12 @@ class TestDying:
                 place.proxy.deafen()
             mailbox.answer(command)
 
-        with Mailbox(place.broker, "trap@faults", speak):
+        with monkeypatch.context() as patch, Mailbox(place.broker, "trap@faults", speak):
+            # A ping would be sent to a broker that does not listen any more. So would what kombu
+            # sends after each wait without a message, to restore unacknowledged messages.
+            patch.setattr(f"celery_stats.control.presence.{place.kind}.PING_AFTER", 10.0)
+            patch.setattr("celery_stats.control.collector.REST_AFTER", 10.0)
+            patch.setattr("celery_stats.control.collector.PATIENCE_SHARE", 1.0)
             assert api.get(asked).status_code == 200
             try:
                 response = api.get(asked)
