@@ -37,7 +37,7 @@ def newest_python() -> str:
     return sys.executable
 
 
-nox.options.sessions = ["versions", "fleets"]
+nox.options.sessions = ["versions"]
 
 #: The floors of pyproject.toml, with the kombu of Celery 5.4's time. The newest are unbound.
 CLIENTS = {
@@ -72,18 +72,20 @@ LEFT_OUT = (
     "demo",
     "faults",
     "hostile",
-    "mixed_fleet",
     "packaging",
     "trends",
 )
 
-#: pytest's arguments.
-ON_REDIS = [
+#: pytest's arguments: everything on Redis, and fleets of several versions on every broker.
+ARGUMENTS = [
     "tests",
     *(f"--ignore=tests/test_{name}.py" for name in LEFT_OUT),
-    *(f"--ignore=tests/dropin/test_{name}.py" for name in ("recipes", "setting_up")),
-    *("-k", "not amqp and not filesystem"),
+    *("-k", "test_mixed_fleet or not (amqp or filesystem)"),
 ]
+
+#: The built package in projects of its own. With newer versions .ci/run tests it.
+WHEEL = ["--ignore=tests/dropin/test_recipes.py", "--ignore=tests/dropin/test_setting_up.py"]
+WHEEL += ["-m", "not clients"]
 
 SHOWN = ("Django", "djangorestframework", "drf-spectacular", "celery", "kombu", "redis")
 
@@ -91,28 +93,21 @@ SHOWN = ("Django", "djangorestframework", "drf-spectacular", "celery", "kombu", 
 @nox.session
 @nox.parametrize("python,client", [(sys.executable, "oldest"), (newest_python(), "newest")])
 def versions(session: nox.Session, client: str) -> None:
-    """The tests on Redis, and the built package in projects of its own."""
+    """The tests on Redis, the built package, and workers of every version on one broker."""
     if client == "newest" and session.python == sys.executable:
         session.warn("No newer Python is installed: the newest Django may need one.")
     env = install(session, client)
-    test(session, client, *ON_REDIS, env=env)
+    pythons = {version: worker(session, version) for version in WORKERS}
+    env["CELERY_STATS_TEST_WORKERS"] = json.dumps(pythons)
+    wheel = WHEEL if client == "oldest" else []
+    test(session, client, *ARGUMENTS, *wheel, env=env)
 
 
 @nox.session(python=["3.10", "3.12", "3.13"])
 def pythons(session: nox.Session) -> None:
     """The tests on Redis with the newest versions that this Python takes."""
     env = install(session, "newest")
-    test(session, str(session.python), *ON_REDIS, env=env)
-
-
-@nox.session
-@nox.parametrize("client", list(CLIENTS))
-def fleets(session: nox.Session, client: str) -> None:
-    """Workers of every version on one broker."""
-    env = install(session, client)
-    pythons = {version: worker(session, version) for version in WORKERS}
-    env["CELERY_STATS_TEST_WORKERS"] = json.dumps(pythons)
-    test(session, client, "tests/test_mixed_fleet.py", env=env)
+    test(session, str(session.python), *ARGUMENTS, env=env)
 
 
 @nox.session
