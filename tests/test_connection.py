@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,6 +67,23 @@ def test_redis__the_undocumented_attributes_of_kombu_are_there(
     with connection.replies(lambda message: None):
         connection.drain(0.01)
         assert callable(vars(connection.channel)["client"].connection.disconnect)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="py-amqp does this on Linux")
+def test_amqp__segment_size_that_cannot_be_set_again(
+    make_broker: MakeBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux tells up to 65 483 on loopback, and lets nobody set more than 32 767."""
+    app = make_broker("amqp").app
+    read = socket.socket.getsockopt
+
+    def getsockopt(sock: socket.socket, level: int, option: int, *size: int) -> Any:
+        is_segment = (level, option) == (socket.SOL_TCP, socket.TCP_MAXSEG)
+        return 65483 if is_segment else read(sock, level, option, *size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "getsockopt", getsockopt)
+        assert connect(app).connection.connected
 
 
 @pytest.mark.parametrize("kind", KINDS)

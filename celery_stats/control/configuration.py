@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,6 +19,10 @@ from .exceptions import BrokerUnavailable, CeleryAppNotFound, RemoteControlUnsup
 
 #: Seconds between two reads of a broker that cannot notify its readers (the file system).
 POLLING_INTERVAL = 0.005
+
+#: The largest TCP segment size that Linux lets a program set. Setting it does not change a
+#: connected socket.
+MAX_SEGMENT = 32767
 
 
 def find_app(app: Celery | str | None) -> Celery:
@@ -74,8 +80,8 @@ def unreadable_url() -> BrokerUnavailable:
     return BrokerUnavailable("the broker's URL cannot be read")
 
 
-def set_timeouts(connection: Connection, transport: type[Any], seconds: float) -> None:
-    """Give the exchanges of kombu's virtual transports with the broker a time-out.
+def set_options(connection: Connection, transport: type[Any], seconds: float) -> None:
+    """Give exchanges with the broker a time-out where kombu's transport has an option for it.
 
     Args:
         connection: a connection whose transport has not been created.
@@ -91,6 +97,11 @@ def set_timeouts(connection: Connection, transport: type[Any], seconds: float) -
         options["sentinel_kwargs"] = {**asking, **_redis_timeouts(asking, seconds), "retry": None}
     elif issubclass(transport, virtual.Transport):
         options["polling_interval"] = POLLING_INTERVAL
+    elif transport.driver_type == "amqp" and sys.platform == "linux":
+        # py-amqp reads the TCP options of a connected socket and sets them again. On loopback the
+        # segment size that it reads can be larger than the largest one that can be set.
+        largest = {socket.TCP_MAXSEG: MAX_SEGMENT}
+        options["socket_settings"] = {**largest, **(options.get("socket_settings") or {})}
 
 
 def _redis_timeouts(options: Mapping[str, Any], seconds: float) -> dict[str, float]:

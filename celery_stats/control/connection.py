@@ -23,7 +23,7 @@ from kombu.utils.uuid import uuid
 from .configuration import (
     broker_urls,
     configured_connection,
-    set_timeouts,
+    set_options,
     unreadable_url,
 )
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
@@ -101,7 +101,7 @@ class ControlConnection:
             self.is_virtual = issubclass(transport, virtual.Transport)
             # First, because kombu's transport reads its options when it is created, and
             # broker_urls() creates it.
-            set_timeouts(connection, transport, self.exchange_timeout)
+            set_options(connection, transport, self.exchange_timeout)
             self.urls = broker_urls(connection)
             exchange_types = connection.transport.implements.exchange_type
         except (ImportError, KeyError) as exc:
