@@ -67,13 +67,9 @@ WORKERS = {
 
 #: What does not depend on these versions, or needs much beside them.
 LEFT_OUT = (
-    "browser",
-    "clients",
     "demo",
     "faults",
     "hostile",
-    "packaging",
-    "trends",
 )
 
 #: pytest's arguments: everything on Redis, and fleets of several versions on every broker.
@@ -85,7 +81,7 @@ ARGUMENTS = [
 
 #: The built package in projects of its own. With newer versions .ci/run tests it.
 WHEEL = ["--ignore=tests/dropin/test_recipes.py", "--ignore=tests/dropin/test_setting_up.py"]
-WHEEL += ["-m", "not clients"]
+WHEEL += ["-m", "not browser and not clients"]
 
 SHOWN = ("Django", "djangorestframework", "drf-spectacular", "celery", "kombu", "redis")
 
@@ -133,7 +129,8 @@ def install(session: nox.Session, client: str) -> dict[str, str]:
     constraints = Path(session.create_tmp(), "constraints.txt").resolve()
     constraints.write_text("\n".join(CLIENTS[client]))
     env = {"PIP_CONSTRAINT": str(constraints)}
-    session.install("--editable", ".[test]", "celery[redis]", env=env)
+    packages = ["--editable", ".[test]", "celery[redis]", "hatchling"]
+    session.install("--no-compile", *packages, env=env)
     return env
 
 
@@ -142,8 +139,8 @@ def worker(session: nox.Session, version: str) -> str:
     folder = Path(session.cache_dir, "workers", version)
     python = folder / "bin" / "python"
     if not python.exists():
-        session.run(sys.executable, "-m", "venv", str(folder), external=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(folder), external=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
     session.run(*pip, *WORKERS[version], external=True)
     return str(python)
 

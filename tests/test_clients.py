@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS
+from tests.accounts.models import User
 from tests.brokers import Broker, RedisServer
 from tests.pools import BUSY, IDLE, Fleet, at_work
 
@@ -156,3 +159,26 @@ def test_curl__a_task_by_its_id(live_server: Any, token: str, fleet: Fleet) -> N
     )
     states = {state for state, _ in answer["query_task"]["threads@pools"].values()}
     assert {"active", "reserved"} <= states
+
+
+@pytest.mark.django_db(transaction=True)
+def test_schemathesis__no_issues(
+    live_server: Any,
+    fleet: Fleet,
+    use: Callable[[Broker], Broker],
+    support_user: User,
+    tmp_path: Path,
+) -> None:
+    """All its checks, of valid and invalid requests; it finds the schema from outside."""
+    use(fleet.broker)
+    token = Token.objects.create(user=support_user).key
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{live_server.url}/api/schema/"),
+        *("--include-path", "/api/celery-stats/", "--header", f"Authorization: Token {token}"),
+        *("--checks", "all", "--mode", "all", "--phases", "coverage,fuzzing,stateful"),
+        *("--max-examples", "25", "--generation-database", "none", "--no-color"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert "No issues found" in done.stdout
+    assert "1 selected" in done.stdout

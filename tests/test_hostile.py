@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from threading import Event
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -22,7 +19,6 @@ from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
-from tests.accounts.models import User
 from tests.brokers import Broker
 from tests.mailbox import Mailbox
 from tests.simulated import replies
@@ -669,35 +665,6 @@ class TestCallers:
         response = api.get(f"{URL}?format=xml")
         assert response.status_code == 406
         assert obeys_the_contract(response)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_schemathesis__no_issues(
-    live_server: Any, redis_broker: Broker, support_user: User, tmp_path: Path
-) -> None:
-    """All its checks, of valid and invalid requests; it finds the schema from outside."""
-    token = Token.objects.create(user=support_user).key
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "schemathesis.cli", "run"),
-            f"{live_server.url}/api/schema/",
-            *("--include-path", URL),
-            *("--header", f"Authorization: Token {token}"),
-            *("--checks", "all"),
-            *("--mode", "all"),
-            *("--phases", "coverage,fuzzing,stateful"),
-            *("--max-examples", "25"),
-            *("--generation-database", "none"),
-            "--no-color",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "No issues found" in done.stdout
-    assert "1 selected" in done.stdout
 
 
 def test_tokens__in_no_log(

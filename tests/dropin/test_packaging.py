@@ -16,6 +16,8 @@ import celery_stats
 from tests.packages import build, run
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.dropin
+
 PACKAGE = ROOT / "celery_stats"
 
 #: Each missed by somebody if it were left out: type checkers, the page, ``manage.py``, the schema.
