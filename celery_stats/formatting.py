@@ -7,12 +7,11 @@ project, whatever its LANGUAGE_CODE is. Times are in the project's TIME_ZONE.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from django.utils.dateparse import parse_datetime
-from django.utils.timezone import is_naive, localtime
+from django.utils.timezone import localtime
 
 PAIRS_SHOWN = 60  # in each list of a worker's details
 TEXT_LENGTH = 200  # characters in a cell
@@ -20,6 +19,8 @@ TITLE_LENGTH = 500  # characters in a tooltip
 CELL = 20  # characters for which a cell has room at any width of the page
 #: A number that is larger is taken for none, because arithmetic with it can overflow.
 LARGEST = 10**18
+
+T = TypeVar("T")
 
 
 class Text(NamedTuple):
@@ -65,6 +66,11 @@ def shorten(value: Any, length: int = TEXT_LENGTH, fits: int | None = None) -> T
     return Text(f"{text[: length - 1]}…", title)
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return the value if it is a mapping, or an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def number(value: Any) -> float | None:
     """Return the value if it is a number. Workers also send ``"N/A"`` and null instead of one."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -99,24 +105,6 @@ def duration(seconds: float) -> str:
     )
 
 
-def time_from_seconds(value: Any) -> datetime | None:
-    """Return the time that is so many seconds after 1970; None if the value is no such number."""
-    seconds = number(value)
-    try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
-    except (OverflowError, OSError, ValueError):
-        return None
-
-
-def time_from_iso(value: Any) -> datetime | None:
-    """Return the time that an ISO text names; None for anything else, and without a time zone."""
-    try:
-        moment = parse_datetime(value)
-    except (TypeError, ValueError):
-        return None
-    return None if moment is None or is_naive(moment) else moment
-
-
 def format_time(moment: datetime | None) -> str:
     """Return a time in the project's time zone; empty for None."""
     try:
@@ -125,9 +113,7 @@ def format_time(moment: datetime | None) -> str:
         return ""
 
 
-def excerpt(
-    items: Collection[Any], limit: int, row: Callable[[Any], Any] = lambda item: item
-) -> Excerpt:
+def excerpt(items: Collection[T], limit: int, row: Callable[[T], Any]) -> Excerpt:
     """Return the first items of a list as rows.
 
     Args:
@@ -142,13 +128,13 @@ def excerpt(
 
 def pairs(value: Any) -> Excerpt:
     """Return any value as rows of (name, text, tooltip)."""
-    return excerpt(list(_flatten(value)), PAIRS_SHOWN, _pair)
 
+    def row(item: tuple[str, Any]) -> tuple[str, str, str]:
+        name, inner = item
+        text = shorten(round(inner, 3) if isinstance(inner, float) else inner)
+        return shorten(name, 80).shown, text.shown, text.title
 
-def _pair(item: tuple[str, Any]) -> tuple[str, str, str]:
-    name, value = item
-    text = shorten(round(value, 3) if isinstance(value, float) else value)
-    return shorten(name, 80).shown, text.shown, text.title
+    return excerpt(list(_flatten(value)), PAIRS_SHOWN, row)
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

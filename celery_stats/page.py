@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 from django.utils.timezone import localtime
@@ -25,13 +26,14 @@ from .formatting import (
     count,
     duration,
     excerpt,
+    mapping,
     number,
     pairs,
     shorten,
 )
 from .query import MAX_LENGTH
 from .report import Report
-from .task_rows import Answers, TaskList, look_ups, task_lists
+from .task_rows import Answers, look_ups, task_lists
 
 WORKERS_SHOWN = 300
 QUEUES_SHOWN = 100
@@ -118,12 +120,12 @@ def unavailable(json_link: str) -> dict[str, Any]:
 
 
 def totals(
-    answers: Answers, tasks: Mapping[str, TaskList]
+    answers: Answers, tasks: Mapping[str, SimpleNamespace]
 ) -> Iterator[tuple[str, str, Count, str]]:
     """Yield what is counted over all workers: key, title, number, and the number for scripts."""
     stats = answers.get("stats")
     accepted = [processed(reply).value or 0 for reply in (stats or {}).values()]
-    counted = {key: (found.layout.title, found.total) for key, found in tasks.items()}
+    counted = {key: (found.layout["title"], found.total) for key, found in tasks.items()}
     counted["processed"] = ("Processed", count(None if stats is None else sum(accepted)))
     for key, (title, total) in counted.items():
         yield key, title, total, "" if total.value is None else str(total.value)
@@ -205,11 +207,6 @@ def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> Worker:
         totals=totals_by_task(mapping(stats.get("total"))),
         details=list(details(stats)),
     )
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """Return the value if it is a mapping, or an empty one."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def list_length(reply: Any) -> Count:

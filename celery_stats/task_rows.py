@@ -5,122 +5,74 @@ In this module, ``answers`` are those of a report: field to worker to that worke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, NamedTuple, TypeAlias
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import is_naive
 
 from .formatting import (
     CELL,
-    Count,
-    Excerpt,
     Text,
     as_text,
     count,
     duration,
     excerpt,
     format_time,
+    mapping,
+    number,
     pairs,
     plural,
     shorten,
-    time_from_iso,
-    time_from_seconds,
 )
 from .query import MAX_LENGTH
 
 Answers: TypeAlias = Mapping[str, Mapping[str, Any] | None]
-#: A worker's name, and an item of its reply.
-Entry: TypeAlias = tuple[str, Any]
 
 TASKS_SHOWN = 100  # in each of the four lists
 WORKERS_NAMED = 3  # that hold one revoked id
 
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
-
-@dataclass(frozen=True)
-class Task:
-    """One row of a list.
-
-    Attributes:
-        whole_id: the id, if it can be looked up; empty otherwise.
-        workers: the worker that holds the task, or all of them for a revoked id.
-        when: the time since the start, or until the ETA.
-        moment: the start or the ETA itself.
-    """
-
-    id: Text
-    whole_id: str
-    name: Text
-    arguments: Text
-    workers: Text
-    queue: Text
-    when: str = ""
-    moment: str = ""
-
-
-class Layout(NamedTuple):
-    """The fixed texts of a list, and its columns.
-
-    Attributes:
-        title: the heading.
-        caption: what the list holds, and its order.
-        empty: what is said if the list is empty.
-        when: the title of the column with times; empty if there is no such column.
-        id_columns: how many columns an id spans. All lists share their columns, so that the ids
-            of a list take the place of the columns that it does not have.
-    """
-
-    title: str
-    caption: str
-    empty: str
-    when: str = ""
-    id_columns: int = 1
-
-
-LAYOUTS = {
-    "active": Layout(
-        title="Active",
-        caption="Being executed, the longest first.",
-        empty="No worker is executing a task.",
-        when="Running for",
-    ),
-    "reserved": Layout(
-        title="Reserved",
-        caption="Received by a worker, not yet started.",
-        empty="No task is waiting in a worker.",
-        id_columns=2,
-    ),
-    "scheduled": Layout(
-        title="Scheduled",
-        caption="Held by a worker until their ETA, the soonest first.",
-        empty="No task is held until an ETA.",
-        when="Due",
-    ),
-    "revoked": Layout(
-        title="Revoked",
-        caption="Ids that workers will not execute; each is counted once.",
-        empty="No task is revoked.",
-        id_columns=4,
-    ),
+#: The fixed texts of each list, and its columns: ``when`` is the title of the column with times.
+#: All lists share their columns, so an id spans the columns that its list does not have.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "active": {
+        "title": "Active",
+        "caption": "Being executed, the longest first.",
+        "empty": "No worker is executing a task.",
+        "when": "Running for",
+        "id_columns": 1,
+    },
+    "reserved": {
+        "title": "Reserved",
+        "caption": "Received by a worker, not yet started.",
+        "empty": "No task is waiting in a worker.",
+        "when": "",
+        "id_columns": 2,
+    },
+    "scheduled": {
+        "title": "Scheduled",
+        "caption": "Held by a worker until their ETA, the soonest first.",
+        "empty": "No task is held until an ETA.",
+        "when": "Due",
+        "id_columns": 1,
+    },
+    "revoked": {
+        "title": "Revoked",
+        "caption": "Ids that workers will not execute; each is counted once.",
+        "empty": "No task is revoked.",
+        "when": "",
+        "id_columns": 4,
+    },
 }
 
 NOT_ASKED = "No worker answered this, or it was not asked for."
 
 
-@dataclass(frozen=True)
-class TaskList:
-    """One of the four lists."""
-
-    key: str
-    layout: Layout
-    items: Sequence[Task]
-    total: Count
-    note: str
-    empty: str
-
-
-def task_lists(answers: Answers, now: datetime) -> dict[str, TaskList]:
+def task_lists(answers: Answers, now: datetime) -> dict[str, SimpleNamespace]:
     """Return the four lists by field.
 
     Args:
@@ -130,25 +82,29 @@ def task_lists(answers: Answers, now: datetime) -> dict[str, TaskList]:
     active = sorted(entries(answers, "active"), key=lambda entry: started(entry[1]) or LATEST)
     scheduled = sorted(entries(answers, "scheduled"), key=lambda entry: due(entry[1]) or LATEST)
     revoked = [(names(workers), task_id) for task_id, workers in holders(answers).items()]
-
-    def task_list(key: str, found: Collection[Entry], row: Callable[[Entry], Task]) -> TaskList:
-        rows = excerpt(found, TASKS_SHOWN, row)
-        if answers.get(key) is None:
-            return TaskList(key, LAYOUTS[key], (), count(None), "", NOT_ASKED)
-        return TaskList(key, LAYOUTS[key], *rows, LAYOUTS[key].empty)
-
-    return {
-        "active": task_list("active", active, lambda entry: active_row(*entry, now)),
-        "reserved": task_list(
-            "reserved", entries(answers, "reserved"), lambda entry: task_row(*entry)
-        ),
-        "scheduled": task_list("scheduled", scheduled, lambda entry: scheduled_row(*entry, now)),
-        "revoked": task_list("revoked", revoked, lambda entry: task_row(*entry)),
+    reserved = entries(answers, "reserved")
+    excerpts = {
+        "active": excerpt(active, TASKS_SHOWN, lambda entry: active_row(*entry, now)),
+        "reserved": excerpt(reserved, TASKS_SHOWN, lambda entry: task_row(*entry)),
+        "scheduled": excerpt(scheduled, TASKS_SHOWN, lambda entry: scheduled_row(*entry, now)),
+        "revoked": excerpt(revoked, TASKS_SHOWN, lambda entry: task_row(*entry)),
     }
+    lists = {}
+    for field, (items, total, note) in excerpts.items():
+        answered = answers.get(field) is not None
+        lists[field] = SimpleNamespace(
+            key=field,
+            layout=LAYOUTS[field],
+            items=items,
+            total=total if answered else count(None),
+            note=note,
+            empty=LAYOUTS[field]["empty"] if answered else NOT_ASKED,
+        )
+    return lists
 
 
-def entries(answers: Answers, field: str) -> list[Entry]:
-    """Return the items of all workers' lists. A reply that is no list has none."""
+def entries(answers: Answers, field: str) -> list[tuple[str, Any]]:
+    """Return a worker's name and an item of its reply, for each item of all workers' lists."""
     replies = answers.get(field) or {}
     return [
         (worker, item)
@@ -176,27 +132,28 @@ def names(workers: Sequence[str]) -> str:
 # Rows
 
 
-def task_row(workers: str, task: Any, when: str = "", moment: datetime | None = None) -> Task:
+def task_row(
+    workers: str, task: Any, when: str = "", moment: datetime | None = None
+) -> SimpleNamespace:
     """Return the row of a task as ``active``, ``reserved`` and ``query_task`` describe it.
 
     Args:
-        workers: who holds it.
+        workers: who holds it: for a revoked task, maybe several.
         task: its description; for a revoked task, its id alone.
         when: the time since the start, or until the ETA.
         moment: the start or the ETA itself.
     """
     info: Mapping[str, Any] = task if isinstance(task, Mapping) else {"id": task}
     task_id = as_text(info.get("id", ""))
-    delivery = info.get("delivery_info")
-    queue = delivery.get("routing_key") if isinstance(delivery, Mapping) else None
-    return Task(
+    return SimpleNamespace(
         # The first block of a UUID is enough for a person to tell tasks apart.
         id=shorten(task_id, 9) if len(task_id) > 12 else Text(task_id),
+        # A longer id cannot be looked up.
         whole_id=task_id if len(task_id) <= MAX_LENGTH else "",
         name=shorten(info.get("name", ""), fits=CELL),
         arguments=arguments(info),
         workers=shorten(workers, fits=CELL),
-        queue=shorten(queue or "", fits=CELL),
+        queue=shorten(mapping(info.get("delivery_info")).get("routing_key") or "", fits=CELL),
         when=when,
         moment=format_time(moment),
     )
@@ -225,10 +182,14 @@ def started(task: Any) -> datetime | None:
     ``time_start`` is wall-clock time in every supported version, because the worker converts its
     monotonic time (``Request.on_accepted``).
     """
-    return time_from_seconds(task.get("time_start")) if isinstance(task, Mapping) else None
+    seconds = number(mapping(task).get("time_start"))
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, OSError, ValueError):
+        return None
 
 
-def active_row(worker: str, task: Any, now: datetime) -> Task:
+def active_row(worker: str, task: Any, now: datetime) -> SimpleNamespace:
     """Return the row of a task that is being executed, with its age."""
     start = started(task)
     age = "" if start is None else duration((now - start).total_seconds())
@@ -236,42 +197,29 @@ def active_row(worker: str, task: Any, now: datetime) -> Task:
 
 
 def due(entry: Any) -> datetime | None:
-    """Return the ETA of an item of ``scheduled``."""
-    return time_from_iso(entry.get("eta")) if isinstance(entry, Mapping) else None
+    """Return the ETA of an item of ``scheduled``; None if it has no time zone."""
+    text: Any = mapping(entry).get("eta")
+    try:
+        eta = parse_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return None if eta is None or is_naive(eta) else eta
 
 
-def scheduled_row(worker: str, entry: Any, now: datetime) -> Task:
+def scheduled_row(worker: str, entry: Any, now: datetime) -> SimpleNamespace:
     """Return the row of an item of ``scheduled``, which holds the task under ``request``."""
     if not isinstance(entry, Mapping) or "request" not in entry:
         return task_row(worker, entry)
     eta = due(entry)
     if eta is None:
-        return task_row(worker, entry["request"], shorten(entry.get("eta") or "", 40).shown)
-    seconds = (eta - now).total_seconds()
-    when = f"in {duration(seconds)}" if seconds >= 1 else "due now"
+        when = shorten(entry.get("eta") or "", 40).shown
+    else:
+        seconds = (eta - now).total_seconds()
+        when = f"in {duration(seconds)}" if seconds >= 1 else "due now"
     return task_row(worker, entry["request"], when, eta)
 
 
 # Look-ups
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one worker knows of a task that was looked up. ``pairs`` are all its properties."""
-
-    worker: Text
-    state: Text
-    meaning: str
-    task: Task
-    pairs: Excerpt
-
-
-@dataclass(frozen=True)
-class LookUp:
-    """A task id that was asked for, and what each worker knows of it."""
-
-    id: Text
-    found: Sequence[Found]
 
 
 MEANINGS = {
@@ -283,21 +231,20 @@ MEANINGS = {
 }
 
 
-def look_ups(task_ids: Sequence[str], answers: Answers) -> list[LookUp]:
+def look_ups(task_ids: Sequence[str], answers: Answers) -> list[SimpleNamespace]:
     """Return what the workers know of each task, from ``query_task`` and from their lists.
 
     The lists are needed because workers older than Celery 5.7 do not answer ``query_task`` for
     a task that they hold until its ETA, and no worker does for a revoked one.
     """
     # Task id to worker to what that worker knows: query_task comes first, and is not repeated.
-    known: dict[str, dict[str, Found]] = {task_id: {} for task_id in task_ids}
+    known: dict[str, dict[str, SimpleNamespace]] = {task_id: {} for task_id in task_ids}
     for worker, reply in (answers.get("query_task") or {}).items():
-        for task_id in known:
-            if isinstance(reply, Mapping) and task_id in reply:
-                state_and_task = reply[task_id]
-                if not (isinstance(state_and_task, list | tuple) and len(state_and_task) == 2):
-                    state_and_task = "?", state_and_task
-                known[task_id][worker] = found(worker, *state_and_task)
+        for task_id in known.keys() & mapping(reply).keys():
+            told = reply[task_id]
+            is_pair = isinstance(told, list | tuple) and len(told) == 2
+            state, task = told if is_pair else ("?", told)
+            known[task_id][worker] = found(worker, state, task)
     for state in ("active", "reserved", "scheduled"):
         for worker, entry in entries(answers, state):
             task = task_of(entry)
@@ -308,7 +255,7 @@ def look_ups(task_ids: Sequence[str], answers: Answers) -> list[LookUp]:
     for task_id, workers in holders(answers).items():
         if task_id in rows:
             rows[task_id].append(found(names(workers), "revoked", {}))
-    return [LookUp(shorten(task_id), what) for task_id, what in rows.items()]
+    return [SimpleNamespace(id=shorten(task_id), found=what) for task_id, what in rows.items()]
 
 
 def task_of(entry: Any) -> Mapping[str, Any]:
@@ -319,13 +266,18 @@ def task_of(entry: Any) -> Mapping[str, Any]:
     return {**request, "eta": entry.get("eta")} if isinstance(request, Mapping) else entry
 
 
-def found(worker: str, state: Any, task: Any) -> Found:
+def found(worker: str, state: Any, task: Any) -> SimpleNamespace:
     """Return what a worker knows of a task.
 
     Args:
         worker: its name.
         state: as ``query_task`` names it; of any type.
-        task: its description.
+        task: its description. All its properties are shown.
     """
-    meaning = MEANINGS.get(state, "") if isinstance(state, str) else ""
-    return Found(shorten(worker), shorten(state, 40), meaning, task_row(worker, task), pairs(task))
+    return SimpleNamespace(
+        worker=shorten(worker),
+        state=shorten(state, 40),
+        meaning=MEANINGS.get(as_text(state), ""),
+        task=task_row(worker, task),
+        pairs=pairs(task),
+    )
