@@ -7,8 +7,7 @@ only for the rows that are shown, so that the templates only print.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +61,12 @@ def page(
     """
     answers, missing = report.answers, report.missing
     names = sorted({*chain.from_iterable(replies or () for replies in answers.values())})
-    state = health(names, missing)
+    if not names:
+        state = "none"
+    elif missing.keys() - set(names):
+        state = "missing"
+    else:
+        state = "partial" if missing else "complete"
     tasks = task_lists(answers, report.taken_at)
     taken_at = localtime(report.taken_at)
     return {
@@ -72,14 +76,18 @@ def page(
         "json_link": json_link,
         "answering": count(len(names)),
         "missing_count": count(len(missing)),
-        "missing": list(missing_rows(names, missing)),
+        # The name, the key for the script, the fields not answered, and whether some were.
+        "missing": [
+            (shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names)
+            for name, fields in sorted(missing.items())
+        ],
         "taken": {
             "iso": taken_at.isoformat(),
             "clock": f"{taken_at:%H:%M:%S}",
             "shown": f"{taken_at:%Y-%m-%d %H:%M:%S %Z}",
         },
         "elapsed": f"{report.elapsed * 1000:,.{0 if report.elapsed >= 0.01 else 1}f}",
-        "totals": list(totals(answers, tasks)),
+        "totals": totals(answers, tasks),
         "workers": excerpt(
             names, WORKERS_SHOWN, lambda name: worker_row(name, answers, missing.get(name, ()))
         ),
@@ -91,28 +99,6 @@ def page(
     }
 
 
-def health(names: Collection[str], missing: Mapping[str, Sequence[str]]) -> str:
-    """Return the key of :data:`HEADINGS` that describes a report.
-
-    Args:
-        names: the workers that answered.
-        missing: the fields that were not answered, by worker.
-    """
-    if not names:
-        return "none"
-    if not missing:
-        return "complete"
-    return "missing" if missing.keys() - set(names) else "partial"
-
-
-def missing_rows(
-    names: Collection[str], missing: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[Text, str, str, bool]]:
-    """Yield the name, the key for the script, the fields not answered, and whether some were."""
-    for name, fields in sorted(missing.items()):
-        yield shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names
-
-
 def unavailable(json_link: str) -> dict[str, Any]:
     """Return the context of ``page.html`` if no snapshot could be taken. The page tries again."""
     heading = "The broker is unavailable"
@@ -121,14 +107,13 @@ def unavailable(json_link: str) -> dict[str, Any]:
 
 def totals(
     answers: Answers, tasks: Mapping[str, SimpleNamespace]
-) -> Iterator[tuple[str, str, Count, str]]:
-    """Yield what is counted over all workers: key, title, number, and the number for scripts."""
+) -> list[tuple[str, str, Count, str]]:
+    """Return what is counted over all workers: key, title, number, and the number for scripts."""
     stats = answers.get("stats")
     accepted = [processed(reply).value or 0 for reply in (stats or {}).values()]
-    counted = {key: (found.layout["title"], found.total) for key, found in tasks.items()}
-    counted["processed"] = ("Processed", count(None if stats is None else sum(accepted)))
-    for key, (title, total) in counted.items():
-        yield key, title, total, "" if total.value is None else str(total.value)
+    counted = [(key, tasks_of.layout["title"], tasks_of.total) for key, tasks_of in tasks.items()]
+    counted.append(("processed", "Processed", count(None if stats is None else sum(accepted))))
+    return [(*row, "" if row[2].value is None else str(row[2].value)) for row in counted]
 
 
 def queue_rows(queues: Mapping[str, int]) -> Excerpt:
@@ -140,40 +125,8 @@ def queue_rows(queues: Mapping[str, int]) -> Excerpt:
 # Workers
 
 
-@dataclass(frozen=True)
-class Worker:
-    """One row of the table of workers, and the details that open below it.
-
-    Attributes:
-        key: the name, by which the script recognises the row.
-        percent: the share of busy slots, 0 to 100.
-        counts: the number of tasks in each of the four lists, by field.
-        processed: tasks that it has accepted since its start.
-        missing: the fields that it did not answer, comma-separated.
-        remarks: field and text of each reply that does not have the expected shape.
-        totals: rows of task name, number, and length of a bar.
-        details: titled lists of the other statistics.
-    """
-
-    name: Text
-    key: str
-    pool: Text
-    busy: Count
-    slots: Count
-    percent: int
-    counts: Mapping[str, Count]
-    prefetch: Count
-    processed: Count
-    uptime: str
-    memory: str
-    missing: str
-    remarks: Sequence[tuple[str, Text]]
-    totals: Excerpt
-    details: Sequence[tuple[str, Excerpt]]
-
-
-def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> Worker:
-    """Return the row of a worker.
+def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> SimpleNamespace:
+    """Return the row of a worker in the table of workers, and the details that open below it.
 
     Args:
         name: the worker's full name.
@@ -183,17 +136,21 @@ def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> Worker:
     replies = {field: (answers[field] or {}).get(name) for field in answers}
     stats = mapping(replies.get("stats"))
     pool = mapping(stats.get("pool"))
-    memory = number(mapping(stats.get("rusage")).get("maxrss"))
-    uptime = number(stats.get("uptime"))
-    counts = {
-        field: list_length(replies.get(field))
-        for field in ("active", "reserved", "scheduled", "revoked")
-    }
+    pool_name = as_text(pool.get("implementation", ""))
+    counts = {}
+    for field in ("active", "reserved", "scheduled", "revoked"):
+        reply = replies.get(field)
+        counts[field] = count(len(reply) if isinstance(reply, list | tuple) else None)
     busy, slots = counts["active"], count(pool.get("max-concurrency"))
-    return Worker(
+    uptime = number(stats.get("uptime"))
+    # In kilobytes on Linux, where Celery is supported.
+    memory = number(mapping(stats.get("rusage")).get("maxrss"))
+    return SimpleNamespace(
         name=shorten(name, fits=CELL),
-        key=name[:TITLE_LENGTH],
-        pool=shorten(pool_name(pool.get("implementation", "")), fits=CELL),
+        key=name[:TITLE_LENGTH],  # by which the script recognises the row
+        pool=shorten(
+            pool_name.removeprefix("celery.concurrency.").removesuffix(":TaskPool"), fits=CELL
+        ),
         busy=busy,
         slots=slots,
         percent=percent(busy.value or 0, slots.value or 0),
@@ -201,7 +158,7 @@ def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> Worker:
         prefetch=count(stats.get("prefetch_count")),
         processed=processed(stats),
         uptime="" if uptime is None else duration(uptime),
-        memory="" if memory is None else megabytes(memory),
+        memory="" if memory is None else f"{memory / 1024:,.{0 if memory >= 10240 else 1}f} MB",
         missing=", ".join(missing),
         remarks=list(remarks(replies)),
         totals=totals_by_task(mapping(stats.get("total"))),
@@ -209,25 +166,9 @@ def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> Worker:
     )
 
 
-def list_length(reply: Any) -> Count:
-    """Return the number of tasks in a reply; none if the reply is no list."""
-    return count(len(reply) if isinstance(reply, list | tuple) else None)
-
-
-def pool_name(implementation: Any) -> str:
-    """Return ``prefork`` for ``celery.concurrency.prefork:TaskPool``, and others unchanged."""
-    text = as_text(implementation)
-    return text.removeprefix("celery.concurrency.").removesuffix(":TaskPool")
-
-
 def percent(part: int, whole: int) -> int:
     """Return a share for a bar: 0 to 100."""
     return min(100, max(0, round(100 * part / whole))) if whole > 0 else 0
-
-
-def megabytes(kilobytes: float) -> str:
-    """Return ``maxrss`` as text. It is in kilobytes on Linux, where Celery is supported."""
-    return f"{kilobytes / 1024:,.{0 if kilobytes >= 10240 else 1}f} MB"
 
 
 def processed(stats: Any) -> Count:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.formatting import Count, Text, plural
 from celery_stats.report import Report
-
-if TYPE_CHECKING:
-    from celery_stats.page import Worker
 
 #: A line and its role in ``django.core.management.color``; the role is empty for plain text.
 Line: TypeAlias = tuple[str, str]
@@ -20,7 +17,7 @@ Cell: TypeAlias = Text | Count | str
 
 TITLE, GOOD, WARNING, ERROR = "MIGRATE_LABEL", "SUCCESS", "WARNING", "ERROR"
 #: Title, fields that it is made of, and cell of each column of the table of workers.
-COLUMNS: Sequence[tuple[str, set[str], Callable[[Worker], Cell]]] = (
+COLUMNS: Sequence[tuple[str, set[str], Callable[[Any], Cell]]] = (
     ("Worker", set(FIELDS), lambda worker: worker.name),
     ("Busy", {"active", "stats"}, lambda worker: f"{worker.busy.shown} of {worker.slots.shown}"),
     ("Reserved", {"reserved"}, lambda worker: worker.counts["reserved"]),
