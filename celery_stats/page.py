@@ -46,6 +46,8 @@ HEADINGS = {
     "partial": "Some answers are missing",
     "none": "No worker answered",
 }
+#: The context of ``page.html`` if no snapshot could be taken. The page tries again.
+UNAVAILABLE = {"state": "unavailable", "heading": "The broker is unavailable"}
 
 
 def page(
@@ -97,12 +99,6 @@ def page(
         "task_id": task_ids[0] if task_ids else "",
         "id_length": MAX_LENGTH,
     }
-
-
-def unavailable(json_link: str) -> dict[str, Any]:
-    """Return the context of ``page.html`` if no snapshot could be taken. The page tries again."""
-    heading = "The broker is unavailable"
-    return {"state": "unavailable", "heading": heading, "json_link": json_link}
 
 
 def totals(

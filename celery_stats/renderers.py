@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from .page import about, page, refusal, unavailable
+from .page import UNAVAILABLE, about, page, refusal
 from .report import Report
 
 
@@ -52,30 +52,25 @@ class PageRenderer(BaseRenderer):
         renderer_context = renderer_context or {}
         request: Request = renderer_context["request"]
         response: Response = renderer_context["response"]
-        view = renderer_context["view"]
-        response.headers.setdefault("Content-Security-Policy", content_security_policy())
-        template, context = self._page(data, request, response, view)
-        return get_template(f"celery_stats/{template}").render(
-            {**context, "files": files()}, request=request._request
-        )
-
-    def _page(
-        self, data: Any, request: Request, response: Response, view: Any
-    ) -> tuple[str, dict[str, Any]]:
-        """Return the template's name and its context."""
+        urls = files()
+        policy = content_security_policy(urls["page_css"])
+        response.headers.setdefault("Content-Security-Policy", policy)
         if response.status_code == 503:
-            return "page.html", unavailable(json_link(request))
-        if response.exception:
-            return "message.html", refusal(data, response.status_code, view.visitor_name)
-        if not isinstance(data, Report):
-            return "message.html", about(data)
-        query = request.query_params
-        return "page.html", page(
-            data,
-            query.getlist("task_id"),
-            narrowed="worker" in query or "field" in query,
-            json_link=json_link(request),
-        )
+            name, context = "page", {**UNAVAILABLE, "json_link": json_link(request)}
+        elif response.exception:
+            visitor = renderer_context["view"].visitor_name
+            name, context = "message", refusal(data, response.status_code, visitor)
+        elif isinstance(data, Report):
+            query = request.query_params
+            narrowed = "worker" in query or "field" in query
+            name = "page"
+            context = page(
+                data, query.getlist("task_id"), narrowed=narrowed, json_link=json_link(request)
+            )
+        else:
+            name, context = "message", about(data)
+        template = get_template(f"celery_stats/{name}.html")
+        return template.render({**context, "files": urls}, request=request._request)
 
 
 def files() -> dict[str, str]:
@@ -105,13 +100,13 @@ def json_link(request: Request) -> str:
     return f"?{query.urlencode()}"
 
 
-def content_security_policy() -> str:
+def content_security_policy(static_url: str) -> str:
     """Return a policy under which nothing runs, loads or is sent but the app's own files.
 
-    It is a second protection against names with HTML in them, besides escaping. If the project
-    serves its static files from another host, that host is allowed for them.
+    It is a second protection against names with HTML in them, besides escaping. If ``static_url``,
+    which is that of one of these files, names a host, this host is allowed for them.
     """
-    url = urlsplit(files()["page_css"])
+    url = urlsplit(static_url)
     origins = f"'self' {url.scheme or 'https'}://{url.netloc}" if url.netloc else "'self'"
     return (
         f"default-src 'none'; script-src {origins}; style-src {origins}; img-src {origins}; "
