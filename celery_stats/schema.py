@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from django.utils.functional import SimpleLazyObject
 from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
@@ -60,9 +61,8 @@ NAME: Schema = {
 
 def read_document() -> dict[str, Any]:
     """Return ``schema.yml``: ``schemas`` and ``examples``, each by name."""
-    document: dict[str, Any] = yaml.safe_load(
-        Path(__file__).with_name("schema.yml").read_text(encoding="utf-8")
-    )
+    text = Path(__file__).with_name("schema.yml").read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.safe_load(text)
     return document
 
 
@@ -79,8 +79,7 @@ class CeleryStatsResponseExtension(OpenApiSerializerExtension):  # type: ignore[
         return CeleryStatsResponse.__name__
 
     def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> Schema:
-        schemas = read_document()["schemas"]
-        schemas = _in_terms_of(spectacular_settings.OAS_VERSION, schemas)
+        schemas = _in_terms_of(spectacular_settings.OAS_VERSION, read_document()["schemas"])
         response: Schema = schemas.pop(CeleryStatsResponse.__name__)
         for name, schema in schemas.items():
             auto_schema.registry.register_on_missing(
@@ -117,21 +116,10 @@ def _in_terms_of(version: str, schema: Any) -> Any:
     return _AsSent(translated)
 
 
-class _Snapshot(OpenApiResponse):
-    """The JSON response with status 200."""
-
-    def __init__(self, description: str) -> None:
-        # Does not call super().__init__(), which would set `examples`.
-        self.response = CeleryStatsResponse
-        self.description = description
-
-    @property
-    def examples(self) -> list[OpenApiExample]:  # type: ignore[override]
-        """The examples of ``schema.yml``; drf-spectacular asks when it generates a schema."""
-        return [
-            OpenApiExample(name, value=value, media_type=JSON)
-            for name, value in read_document()["examples"].items()
-        ]
+def _examples() -> list[OpenApiExample]:
+    """Return the examples of ``schema.yml``."""
+    examples = read_document()["examples"].items()
+    return [OpenApiExample(name, value=value, media_type=JSON) for name, value in examples]
 
 
 def _parameter(name: str, description: str, items: Schema) -> OpenApiParameter:
@@ -190,11 +178,16 @@ HEADERS = [
     _header("Retry-After", [429, 503], SECONDS, "Seconds."),
 ]
 
+SNAPSHOT = OpenApiResponse(
+    CeleryStatsResponse,
+    "The snapshot, even with no worker. Metrics are offered where the project has installed the "
+    "extra `metrics`.",
+)
+# Read when a schema is generated. The constructor would read them at once.
+SNAPSHOT.examples = SimpleLazyObject(_examples)  # type: ignore[assignment]
+
 RESPONSES = {
-    (200, JSON): _Snapshot(
-        "The snapshot, even with no worker. Metrics are offered where the project has "
-        "installed the extra `metrics`.",
-    ),
+    (200, JSON): SNAPSHOT,
     (200, HTML): OpenApiResponse(STRING, "The snapshot, even with no worker."),
     **{(200, media_type): OpenApiResponse(STRING) for media_type in METRICS},
     **_error(
@@ -222,12 +215,11 @@ def published(method: Method) -> Method:
     """
     if api_settings.DEFAULT_SCHEMA_CLASS is None:
         return method
-    describe = extend_schema(
+    return extend_schema(
         operation_id="celery_stats_retrieve",
         tags=["celery-stats"],
         summary=SUMMARY,
         description=DESCRIPTION,
         parameters=[*PARAMETERS, *HEADERS],
         responses=RESPONSES,
-    )
-    return describe(method)
+    )(method)
