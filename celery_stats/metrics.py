@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client.exposition import generate_latest as prometheus_text
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -97,21 +97,13 @@ class _Worker:
         return max(ages, default=None if tasks else 0.0)
 
 
-@dataclass(frozen=True)
-class _Gauge:
-    """A figure of each worker.
+class _Gauge(NamedTuple):
+    """A figure of each worker. ``read`` returns None for a worker that has none."""
 
-    Attributes:
-        name: the whole name of the series, with the unit.
-        help: one sentence.
-        read: returns the figure of a worker; None if the worker has none.
-        unit: the unit with which ``name`` ends; empty for a plain number.
-    """
-
-    name: str
-    help: str
+    name: str  # the whole name of the series, with the unit
+    help: str  # one sentence
     read: Callable[[_Worker], float | None]
-    unit: str = ""
+    unit: str = ""  # with which ``name`` ends
 
 
 # The figures of each worker. CONTRIBUTING.md lists what else a new one needs.
@@ -304,7 +296,6 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        number = float(value)
+        return float(value) if isfinite(value) else None
     except OverflowError:
         return None
-    return number if isfinite(number) else None
