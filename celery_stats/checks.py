@@ -5,7 +5,7 @@ They import what the settings name, and use no network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import getattr_static
 from typing import Any
@@ -35,28 +35,7 @@ from .permissions import IsSupportUser, can_be_called
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Return what is wrong with the settings. Runs in every ``manage.py check``."""
-    user_settings = getattr(settings, SETTING, {})
-    if not isinstance(user_settings, Mapping):
-        return [
-            Error(
-                f"{SETTING} should be a dict, not {user_settings!r}.",
-                hint=f"Write it as {SETTING} = {{'TIMEOUT': {DEFAULTS['TIMEOUT']}}}, say.",
-                id="celery_stats.E001",
-            )
-        ]
-    values = {**DEFAULTS, **user_settings}
-    wrong = [key for key, setting in SETTINGS.items() if not setting.accepts(values[key])]
-    messages = [_unknown_key(key) for key in user_settings if key not in DEFAULTS]
-    messages += [_wrong_value(key, values[key]) for key in wrong]
-    if "TIMEOUT" not in wrong and "DEADLINE" not in wrong:
-        messages += _check_times(values["TIMEOUT"], values["DEADLINE"])
-    if "CELERY_APP" not in wrong:
-        messages += _check_celery_app(values["CELERY_APP"])
-    if "PERMISSION_CLASSES" not in wrong:
-        messages += _check_permissions(values["PERMISSION_CLASSES"])
-    if "AUTHENTICATION_CLASSES" not in wrong:
-        messages += _check_authentication(values["AUTHENTICATION_CLASSES"])
-    return messages
+    return list(_mistakes())
 
 
 def check_urls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -85,6 +64,29 @@ def check_urls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[C
     ]
 
 
+def _mistakes() -> Iterator[CheckMessage]:
+    user_settings = getattr(settings, SETTING, {})
+    if not isinstance(user_settings, Mapping):
+        yield Error(
+            f"{SETTING} should be a dict, not {user_settings!r}.",
+            hint=f"Write it as {SETTING} = {{'TIMEOUT': {DEFAULTS['TIMEOUT']}}}, say.",
+            id="celery_stats.E001",
+        )
+        return
+    values = {**DEFAULTS, **user_settings}
+    wrong = [key for key, setting in SETTINGS.items() if not setting.accepts(values[key])]
+    yield from (_unknown_key(key) for key in user_settings if key not in DEFAULTS)
+    yield from (_wrong_value(key, values[key]) for key in wrong)
+    if "TIMEOUT" not in wrong and "DEADLINE" not in wrong:
+        yield from _check_times(values["TIMEOUT"], values["DEADLINE"])
+    if "CELERY_APP" not in wrong:
+        yield from _check_celery_app(values["CELERY_APP"])
+    if "PERMISSION_CLASSES" not in wrong:
+        yield from _check_permissions(values["PERMISSION_CLASSES"])
+    if "AUTHENTICATION_CLASSES" not in wrong:
+        yield from _check_authentication(values["AUTHENTICATION_CLASSES"])
+
+
 def _unknown_key(key: Any) -> CheckMessage:
     near = get_close_matches(str(key).upper(), DEFAULTS, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(DEFAULTS)}."
@@ -100,83 +102,67 @@ def _wrong_value(key: str, value: Any) -> CheckMessage:
     )
 
 
-def _check_times(timeout: float, deadline: float) -> list[CheckMessage]:
-    if timeout <= deadline:
-        return []
-    return [
-        Error(
+def _check_times(timeout: float, deadline: float) -> Iterator[CheckMessage]:
+    if timeout > deadline:
+        yield Error(
             f"{SETTING}['TIMEOUT'] of {timeout} s exceeds the 'DEADLINE' of {deadline} s.",
             hint="The deadline ends every snapshot: raise it, or lower the timeout.",
             id="celery_stats.E005",
         )
-    ]
 
 
-def _check_celery_app(path: str | None) -> list[CheckMessage]:
+def _check_celery_app(path: str | None) -> Iterator[CheckMessage]:
     if path is None:  # The project may set the current app after the checks have run.
-        return []
+        return
     try:
         find_app(path)
     # A module can raise anything when it is imported, SystemExit included.
     except (Exception, SystemExit) as exc:  # noqa: BLE001
-        return [
-            Error(
-                f"{SETTING}['CELERY_APP'] {path!r} does not lead to a Celery app: {exc}.",
-                hint="Give the module and the name in it: 'project.celery:app'.",
-                id="celery_stats.E006",
-            )
-        ]
-    return []
+        yield Error(
+            f"{SETTING}['CELERY_APP'] {path!r} does not lead to a Celery app: {exc}.",
+            hint="Give the module and the name in it: 'project.celery:app'.",
+            id="celery_stats.E006",
+        )
 
 
-def _check_permissions(paths: Sequence[str]) -> list[CheckMessage]:
+def _check_permissions(paths: Sequence[str]) -> Iterator[CheckMessage]:
     permissions, errors = _import(
         "PERMISSION_CLASSES", paths, _is_permission, "a permission class"
     )
     if errors:
-        return errors
-    messages = []
+        yield from errors
+        return
     if any(map(_uses_flags_of_the_user, permissions)):
-        messages += _check_user_model()
+        yield from _check_user_model()
     if all(map(_lets_everyone_in, permissions)):
-        messages.append(
-            CheckWarning(
-                f"{SETTING}['PERMISSION_CLASSES'] lets everyone see what the workers are doing.",
-                hint=f"The default is {DEFAULTS['PERMISSION_CLASSES']!r}.",
-                id="celery_stats.W001",
-            )
+        yield CheckWarning(
+            f"{SETTING}['PERMISSION_CLASSES'] lets everyone see what the workers are doing.",
+            hint=f"The default is {DEFAULTS['PERMISSION_CLASSES']!r}.",
+            id="celery_stats.W001",
         )
-    return messages
 
 
-def _check_user_model() -> list[CheckMessage]:
+def _check_user_model() -> Iterator[CheckMessage]:
     try:
         model = get_user_model()
     except ImproperlyConfigured:  # Django's own checks report this.
-        return []
-    return [
-        CheckWarning(
-            f"{model.__name__}.{name}() cannot be called without arguments and "
-            "synchronously, so that it lets nobody see what the workers are doing.",
-            hint="Make it a field, a property or a plain method without arguments, or set "
-            f"{SETTING}['PERMISSION_CLASSES'] to a class of your own.",
-            obj=model,
-            id="celery_stats.W003",
-        )
-        for name in ("is_staff", "is_support")
-        if _is_unusable_method(model, name)
-    ]
+        return
+    for name in ("is_staff", "is_support"):
+        attribute: Any = getattr_static(model, name, None)
+        is_method = callable(attribute) or isinstance(attribute, classmethod)
+        # Bound to the class instead of a user, because only the signature is inspected.
+        if is_method and not can_be_called(attribute.__get__(model, model)):
+            yield CheckWarning(
+                f"{model.__name__}.{name}() cannot be called without arguments and "
+                "synchronously, so that it lets nobody see what the workers are doing.",
+                hint="Make it a field, a property or a plain method without arguments, or set "
+                f"{SETTING}['PERMISSION_CLASSES'] to a class of your own.",
+                obj=model,
+                id="celery_stats.W003",
+            )
 
 
-def _is_unusable_method(model: type[Any], name: str) -> bool:
-    attribute: Any = getattr_static(model, name, None)
-    if not callable(attribute) and not isinstance(attribute, classmethod):
-        return False
-    # Bound to the class instead of a user, because only the signature is inspected.
-    return not can_be_called(attribute.__get__(model, model))
-
-
-def _check_authentication(paths: Sequence[str] | None) -> list[CheckMessage]:
+def _check_authentication(paths: Sequence[str] | None) -> Iterator[CheckMessage]:
     if paths is None:
         source = "REST_FRAMEWORK['DEFAULT_AUTHENTICATION_CLASSES']"
         classes: Sequence[Any] = api_settings.DEFAULT_AUTHENTICATION_CLASSES
@@ -186,18 +172,18 @@ def _check_authentication(paths: Sequence[str] | None) -> list[CheckMessage]:
             "AUTHENTICATION_CLASSES", paths, _is_authentication, "an authentication class"
         )
         if errors:
-            return errors
-    if any(map(_sends_challenges, classes)):
-        return []
-    return [
-        CheckWarning(
+            yield from errors
+            return
+    # The methods are not called, because they may need a request.
+    methods = [getattr(each, "authenticate_header", None) for each in classes]
+    if all(method in (None, BaseAuthentication.authenticate_header) for method in methods):
+        yield CheckWarning(
             f"No class in {source} can send a challenge, so that callers without valid "
             "credentials are answered 403, not 401.",
             hint="Add one that has an authenticate_header(), and put it first: "
             "'rest_framework.authentication.TokenAuthentication', say.",
             id="celery_stats.W002",
         )
-    ]
 
 
 def _import(
@@ -207,27 +193,20 @@ def _import(
     classes: list[Any] = []
     errors: list[CheckMessage] = []
     for path in paths:
+        names = f"{SETTING}[{key!r}] names {path!r}, which"
         try:
-            imported = import_string(path)
+            classes.append(import_string(path))
         # A module can raise anything when it is imported, SystemExit included.
         except (Exception, SystemExit) as exc:  # noqa: BLE001
-            errors.append(
-                Error(
-                    f"{SETTING}[{key!r}] names {path!r}, which cannot be imported: {exc}.",
-                    hint="Give the dotted path of a class: module, dot, name.",
-                    id="celery_stats.E007",
+            hint = "Give the dotted path of a class: module, dot, name."
+            message = f"{names} cannot be imported: {exc}."
+            errors.append(Error(message, hint=hint, id="celery_stats.E007"))
+        else:
+            if not is_right(classes[-1]):
+                hint = "Give classes as REST framework has them, each by its dotted path."
+                errors.append(
+                    Error(f"{names} is not {expected}.", hint=hint, id="celery_stats.E008")
                 )
-            )
-            continue
-        classes.append(imported)
-        if not is_right(imported):
-            errors.append(
-                Error(
-                    f"{SETTING}[{key!r}] names {path!r}, which is not {expected}.",
-                    hint="Give classes as REST framework has them, each by its dotted path.",
-                    id="celery_stats.E008",
-                )
-            )
     return classes, errors
 
 
@@ -261,9 +240,3 @@ def _lets_everyone_in(permission: Any) -> bool:
 
 def _is_authentication(value: Any) -> bool:
     return callable(value) and hasattr(value, "authenticate")
-
-
-def _sends_challenges(authentication: Any) -> bool:
-    # The method is not called, because it may need a request.
-    method = getattr(authentication, "authenticate_header", None)
-    return method not in (None, BaseAuthentication.authenticate_header)
