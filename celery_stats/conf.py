@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import TIMEOUT_MAX
-from typing import Any, Generic, TypeGuard, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -41,7 +41,7 @@ class Setting(Generic[T]):
 
     key: str
 
-    def __init__(self, default: T, accepts: Callable[[Any], TypeGuard[T]], expected: str) -> None:
+    def __init__(self, default: T, accepts: Callable[[Any], bool], expected: str) -> None:
         self.default = default
         self.accepts = accepts
         self.expected = expected
@@ -49,25 +49,19 @@ class Setting(Generic[T]):
     def __set_name__(self, owner: type[Conf], name: str) -> None:
         self.key = name.upper()
 
-    @overload
-    def __get__(self, instance: None, owner: type[Conf]) -> Setting[T]: ...
-    @overload
-    def __get__(self, instance: Conf, owner: type[Conf]) -> T: ...
-    def __get__(self, instance: Conf | None, owner: type[Conf]) -> Setting[T] | T:
+    def __get__(self, instance: Conf, owner: type[Conf]) -> T:
         """Return the value that the project set, or the default.
 
         Raises:
             WrongSetting: the value cannot be used, or a key is unknown.
         """
-        if instance is None:
-            return self
         user_settings = getattr(settings, SETTING, {})
         if not isinstance(user_settings, Mapping):
             raise WrongSetting(f"{SETTING} should be a dict, not {user_settings!r}.")
         for unknown in user_settings.keys() - SETTINGS.keys():
             # Not ignored, because it may be a misspelt key that was meant to hide something.
             raise WrongSetting(f"{SETTING} has an unknown key {unknown!r}.")
-        value = user_settings.get(self.key, self.default)
+        value: T = user_settings.get(self.key, self.default)
         if not self.accepts(value):
             raise WrongSetting(
                 f"{SETTING}[{self.key!r}] should be {self.expected}, not {value!r}."
@@ -75,65 +69,55 @@ class Setting(Generic[T]):
         return value
 
 
-def is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_seconds(value: Any) -> TypeGuard[float]:
+def _is_seconds(value: Any) -> bool:
     # NaN fails both comparisons. The standard library cannot wait longer than TIMEOUT_MAX.
     return is_number(value) and 0 < value <= TIMEOUT_MAX
 
 
-def _is_bool(value: Any) -> TypeGuard[bool]:
-    return isinstance(value, bool)
-
-
-def _is_text_or_none(value: Any) -> TypeGuard[str | None]:
-    return value is None or isinstance(value, str)
-
-
-def _is_texts(value: Any) -> TypeGuard[Sequence[str]]:
+def _is_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
-
-
-def _is_texts_or_none(value: Any) -> TypeGuard[Sequence[str] | None]:
-    return value is None or _is_texts(value)
-
-
-def _is_foreign_parameters(value: Any) -> TypeGuard[Sequence[str]]:
-    return _is_texts(value) and not set(value) & set(PARAMETERS)
 
 
 class Conf:
     """Typed access to the settings."""
 
     #: Dotted path of the Celery app (``"project.celery:app"``); None: the current app.
-    celery_app = Setting(None, _is_text_or_none, "a dotted path or None")
+    celery_app = Setting[str | None](
+        None, lambda value: value is None or isinstance(value, str), "a dotted path or None"
+    )
 
     #: Seconds of silence after which workers that have not answered are given up.
-    timeout = Setting(1.0, _is_seconds, "a positive number of seconds")
+    timeout = Setting[float](1.0, _is_seconds, "a positive number of seconds")
 
     #: Seconds that a snapshot may take in all, connecting included.
-    deadline = Setting(5.0, _is_seconds, "a positive number of seconds")
+    deadline = Setting[float](5.0, _is_seconds, "a positive number of seconds")
 
     #: Dotted paths of REST framework permission classes.
-    permission_classes = Setting(
+    permission_classes = Setting[Sequence[str]](
         ["celery_stats.permissions.IsSupportUser"], _is_texts, "a list of dotted paths"
     )
 
     #: Dotted paths of REST framework authentication classes; None: the defaults of the project.
-    authentication_classes = Setting(None, _is_texts_or_none, "a list of dotted paths or None")
+    authentication_classes = Setting[Sequence[str] | None](
+        None, lambda value: value is None or _is_texts(value), "a list of dotted paths or None"
+    )
 
     #: Names of query parameters that other parts of the project read. They are ignored here.
-    ignored_parameters = Setting(
-        (), _is_foreign_parameters, f"a list of names other than {', '.join(PARAMETERS)}"
+    ignored_parameters = Setting[Sequence[str]](
+        (),
+        lambda value: _is_texts(value) and not set(value) & set(PARAMETERS),
+        f"a list of names other than {', '.join(PARAMETERS)}",
     )
 
     #: Whether credentials are masked.
-    redact = Setting(True, _is_bool, "True or False")
+    redact = Setting[bool](True, lambda value: isinstance(value, bool), "True or False")
 
     #: Whether the ``args`` and ``kwargs`` of every task are masked whole.
-    hide_arguments = Setting(False, _is_bool, "True or False")
+    hide_arguments = Setting[bool](False, lambda value: isinstance(value, bool), "True or False")
 
 
 conf = Conf()
