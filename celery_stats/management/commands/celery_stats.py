@@ -20,7 +20,7 @@ from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 
 from celery_stats import report as reports
-from celery_stats.conf import conf
+from celery_stats.conf import PARAMETERS, conf
 from celery_stats.control.broker import broker_for
 from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
@@ -85,16 +85,18 @@ class Command(BaseCommand):
         if os.environ.get("NO_COLOR"):
             self.stderr.style_func = None
         self.question = parse(options)
+        self.timeout: float | None = options["timeout"]
         self.json: bool = options["json"]
         self.watching = options["watch"] is not None
-        self.colours = self.style_for(options)
+        plain = os.environ.get("NO_COLOR") or not self.stdout.isatty()
+        self.colours = no_style() if plain and not options["force_color"] else self.style
         self.stream = options.get("stdout") or sys.stdout  # OutputWrapper hides it in Django 4.2.
         self.report: reports.Report | None = None
         try:
             if self.watching:
-                self.watch(options["watch"], options["timeout"])
+                self.watch(options["watch"])
             else:
-                self.show(self.ask(options["timeout"]))
+                self.show(self.ask())
         except CeleryStatsError as exc:
             raise CommandError(no_snapshot(exc), returncode=NOT_ASKED) from exc
         except BrokenPipeError:
@@ -104,12 +106,13 @@ class Command(BaseCommand):
                 os.dup2(nowhere.fileno(), self.stream.fileno())
         if self.report is None:
             sys.exit(NOT_ASKED)
-        broker_for(find_app(conf.celery_app)).close()
-        self.say_how_to_forget(self.report)
+        app = find_app(conf.celery_app)
+        broker_for(app).close()
+        self.say_how_to_forget(app, self.report)
         if self.report.missing or not any(self.report.answers.values()):
             sys.exit(INCOMPLETE)
 
-    def ask(self, timeout: float | None) -> reports.Report:
+    def ask(self) -> reports.Report:
         """Return a report, and keep it for the exit status.
 
         Raises:
@@ -117,26 +120,25 @@ class Command(BaseCommand):
         """
         try:
             with reason_said_once():
-                options = reports.ReportOptions.from_conf(conf, timeout=timeout)
+                options = reports.ReportOptions.from_conf(conf, timeout=self.timeout)
                 self.report = reports.get_report(self.question, options)
         except CeleryStatsError:
             self.report = None
             raise
         return self.report
 
-    def watch(self, interval: float, timeout: float | None) -> None:
+    def watch(self, interval: float) -> None:
         """Show snapshot after snapshot until Ctrl-C: on a terminal, each in place of the last.
 
         Args:
             interval: seconds between two snapshots.
-            timeout: seconds of silence to allow instead of the setting's.
         """
         in_place = self.stdout.isatty() and not self.json
         screen = Screen(self.write, self.styled) if in_place else None
         try:
             while True:
                 try:
-                    self.show(self.ask(timeout), screen)
+                    self.show(self.ask(), screen)
                 except CeleryStatsError as exc:
                     if screen:
                         screen.show([(no_snapshot(exc), ERROR)])
@@ -158,10 +160,12 @@ class Command(BaseCommand):
             self.write_json(report.json())
             for line, _role in silent(report, self.question):
                 self.stderr.write(line)
-        elif screen:
-            screen.show(list(lines(report, self.question)))
+            return
+        shown = list(lines(report, self.question))
+        if screen:
+            screen.show(shown)
         else:
-            self.write("".join(f"{self.styled(line)}\n" for line in lines(report, self.question)))
+            self.write("".join(f"{self.styled(line)}\n" for line in shown))
 
     def write(self, text: str) -> None:
         """Write text at once."""
@@ -184,17 +188,11 @@ class Command(BaseCommand):
         text = text.encode(encoding, "replace").decode(encoding)
         return str(getattr(self.colours, role)(text)) if role else text
 
-    def style_for(self, options: Mapping[str, Any]) -> Any:
-        """Return Django's colours; none if NO_COLOR is set, or if stdout is no terminal."""
-        plain = os.environ.get("NO_COLOR") or not self.stdout.isatty()
-        return no_style() if plain and not options["force_color"] else self.style
-
-    def say_how_to_forget(self, report: reports.Report) -> None:
+    def say_how_to_forget(self, app: Any, report: reports.Report) -> None:
         """Write how to remove a missing worker from the broker's list, if that is necessary.
 
         A worker that was killed never leaves the list by itself.
         """
-        app = find_app(conf.celery_app)
         for worker, fields in report.missing.items():
             # A worker that was asked for by name need not be in the list.
             if fields == self.question.fields and not self.question.workers:
@@ -225,9 +223,8 @@ def parse(options: Mapping[str, Any]) -> Question:
         CommandError: a value is beyond them; the message is the API's.
     """
     params = QueryDict(mutable=True)
-    for name in ("task_id", "worker", "field"):
-        if options[name]:
-            params.setlist(name, options[name])
+    for name in PARAMETERS:
+        params.setlist(name, options[name] or [])
     try:
         question = parse_question(params)
     except ValidationError as exc:
