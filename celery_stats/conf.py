@@ -143,14 +143,13 @@ def make_instances(key: str, paths: Sequence[str], method: str) -> list[Any]:
     """
     instances = []
     for path in paths:
+        names = f"{SETTING}[{key!r}] names {path!r}"
         try:
             instance = import_string(path)()
         # A module can raise anything when it is imported, SystemExit included.
         except (Exception, SystemExit) as exc:
-            raise WrongSetting(
-                f"{SETTING}[{key!r}] names {path!r}: {type(exc).__name__}: {exc}"
-            ) from exc
+            raise WrongSetting(f"{names}: {type(exc).__name__}: {exc}") from exc
         if not callable(getattr(instance, method, None)):
-            raise WrongSetting(f"{SETTING}[{key!r}] names {path!r}, which has no {method}().")
+            raise WrongSetting(f"{names}, which has no {method}().")
         instances.append(instance)
     return instances

@@ -12,14 +12,10 @@ from rest_framework.settings import api_settings
 from .conf import PARAMETERS, conf
 from .control.question import FIELDS, Question
 
-#: How many values one parameter may have.
-MAX_VALUES = 100
-#: How many characters a value may have.
-MAX_LENGTH = 255
-#: How many parameters one error body names.
-MAX_ERRORS = 10
-#: How many characters of an unknown parameter's name an error body repeats.
-MAX_NAME = 64
+MAX_VALUES = 100  # of one parameter
+MAX_LENGTH = 255  # characters of a value
+MAX_ERRORS = 10  # parameters that one error body names
+MAX_NAME = 64  # characters of an unknown parameter's name in an error body
 
 #: Control characters, as part of a regular expression. No worker's name and no task id holds one.
 #: They are refused, because they must reach neither the broker nor a header.
@@ -29,7 +25,7 @@ CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _REFUSED = re.compile(rf"[{CONTROL}\ud800-\udfff]")
 
 
-def foreign_parameters() -> frozenset[str]:
+def foreign_parameters() -> set[str]:
     """Return the names of parameters that REST framework or other parts of the project read."""
     names = set(conf.ignored_parameters)
     if api_settings.URL_FORMAT_OVERRIDE:
@@ -43,7 +39,7 @@ def foreign_parameters() -> frozenset[str]:
         if issubclass(versioning, QueryParameterVersioning):
             # The attribute of the class instead of the setting, because a subclass may change it.
             names.add(versioning.version_param)
-    return frozenset(names)
+    return names
 
 
 def parse_question(params: QueryDict) -> Question:
@@ -69,7 +65,9 @@ def parse_question(params: QueryDict) -> Question:
             except ValueError as error:
                 errors[name] = [str(error)]
         elif name not in foreign:
-            errors[_shorten(name)] = [f"Unknown parameter; known are: {_known()}."]
+            override = api_settings.URL_FORMAT_OVERRIDE
+            known = ", ".join([*PARAMETERS, override] if override else PARAMETERS)
+            errors[_shorten(name)] = [f"Unknown parameter; known are: {known}."]
         if len(errors) == MAX_ERRORS:
             break
     if errors:
@@ -101,12 +99,6 @@ def _clean(name: str, given: list[str]) -> tuple[str, ...]:
             several = " Write several as field=active&field=stats." if "," in value else ""
             raise ValueError(f"Unknown field; known are: {', '.join(FIELDS)}.{several}")
     return tuple(dict.fromkeys(given))
-
-
-def _known() -> str:
-    """Return the names of the parameters that have an effect, separated by commas."""
-    override = api_settings.URL_FORMAT_OVERRIDE
-    return ", ".join([*PARAMETERS, override] if override else PARAMETERS)
 
 
 def _shorten(name: str) -> str:
