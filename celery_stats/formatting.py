@@ -51,13 +51,10 @@ def as_text(value: Any) -> str:
 
 
 def shorten(value: Any, length: int = TEXT_LENGTH, fits: int | None = None) -> Text:
-    """Return at most ``length`` characters of a value, and more of them as a tooltip.
+    """Return at most ``length`` characters of any value, and more of them as a tooltip.
 
-    Args:
-        value: any value.
-        length: characters to show.
-        fits: characters for which the cell certainly has room. A longer text gets a tooltip as
-            well, because the browser may cut it.
+    A cell certainly has room for ``fits`` characters. A longer text gets a tooltip as well,
+    because the browser may cut it.
     """
     text = as_text(value)
     if len(text) <= length:
@@ -80,9 +77,7 @@ def number(value: Any) -> float | None:
 def count(value: Any) -> Count:
     """Return a number without its fraction, its digits grouped; a dash if it is no number."""
     found = number(value)
-    if found is None:
-        return Count(None, "\N{EN DASH}")
-    return Count(int(found), f"{int(found):,}")
+    return Count(None, "\N{EN DASH}") if found is None else Count(int(found), f"{int(found):,}")
 
 
 def plural(amount: int, noun: str) -> str:
@@ -114,13 +109,7 @@ def format_time(moment: datetime | None) -> str:
 
 
 def excerpt(items: Collection[T], limit: int, row: Callable[[T], Any]) -> Excerpt:
-    """Return the first items of a list as rows.
-
-    Args:
-        items: the whole list.
-        limit: how many of them to return.
-        row: makes a row from an item. It is called for the items that are returned only.
-    """
+    """Return the first items of a list, each as what ``row`` makes of it."""
     total = count(len(items))
     note = f"Showing {limit:,} of {total.shown}." if len(items) > limit else ""
     return Excerpt([row(item) for item in islice(items, limit)], total, note)

@@ -124,10 +124,7 @@ def queue_rows(queues: Mapping[str, int]) -> Excerpt:
 def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> SimpleNamespace:
     """Return the row of a worker in the table of workers, and the details that open below it.
 
-    Args:
-        name: the worker's full name.
-        answers: those of the report.
-        missing: the fields that it did not answer.
+    ``missing`` are the fields that it did not answer.
     """
     replies = {field: (answers[field] or {}).get(name) for field in answers}
     stats = mapping(replies.get("stats"))
@@ -158,7 +155,7 @@ def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> SimpleNam
         missing=", ".join(missing),
         remarks=list(remarks(replies)),
         totals=totals_by_task(mapping(stats.get("total"))),
-        details=list(details(stats)),
+        details=details(stats),
     )
 
 
@@ -186,8 +183,8 @@ def totals_by_task(total: Mapping[str, Any]) -> Excerpt:
     )
 
 
-def details(stats: Mapping[str, Any]) -> Iterator[tuple[str, Excerpt]]:
-    """Yield titled lists of what ``stats`` holds.
+def details(stats: Mapping[str, Any]) -> list[tuple[str, Excerpt]]:
+    """Return titled lists of what ``stats`` holds.
 
     Everything in ``pool``, ``broker`` and ``rusage`` is shown, so a new key in them needs no code.
     Other keys of ``stats`` without a place of their own come last.
@@ -205,9 +202,7 @@ def details(stats: Mapping[str, Any]) -> Iterator[tuple[str, Excerpt]]:
         "Resource usage": stats.get("rusage"),
         "Other": {k: v for k, v in stats.items() if k not in KNOWN_STATS} or None,
     }
-    for title, value in titled.items():
-        if value is not None:
-            yield title, pairs(value)
+    return [(title, pairs(value)) for title, value in titled.items() if value is not None]
 
 
 def remarks(replies: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:

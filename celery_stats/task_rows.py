@@ -73,12 +73,7 @@ NOT_ASKED = "No worker answered this, or it was not asked for."
 
 
 def task_lists(answers: Answers, now: datetime) -> dict[str, SimpleNamespace]:
-    """Return the four lists by field.
-
-    Args:
-        answers: those of a report.
-        now: the time of the snapshot, to which ages are relative.
-    """
+    """Return the four lists by field. Ages are relative to ``now``, the time of the snapshot."""
     active = sorted(entries(answers, "active"), key=lambda entry: started(entry[1]) or LATEST)
     scheduled = sorted(entries(answers, "scheduled"), key=lambda entry: due(entry[1]) or LATEST)
     revoked = [(names(workers), task_id) for task_id, workers in holders(answers).items()]
@@ -135,11 +130,11 @@ def names(workers: Sequence[str]) -> str:
 def task_row(
     workers: str, task: Any, when: str = "", moment: datetime | None = None
 ) -> SimpleNamespace:
-    """Return the row of a task as ``active``, ``reserved`` and ``query_task`` describe it.
+    """Return the row of a task.
 
     Args:
         workers: who holds it: for a revoked task, maybe several.
-        task: its description; for a revoked task, its id alone.
+        task: as ``active``, ``reserved`` and ``query_task`` describe it, or its id alone.
         when: the time since the start, or until the ETA.
         moment: the start or the ETA itself.
     """
@@ -267,13 +262,7 @@ def task_of(entry: Any) -> Mapping[str, Any]:
 
 
 def found(worker: str, state: Any, task: Any) -> SimpleNamespace:
-    """Return what a worker knows of a task.
-
-    Args:
-        worker: its name.
-        state: as ``query_task`` names it; of any type.
-        task: its description. All its properties are shown.
-    """
+    """Return what a worker knows of a task. State and task may have any type."""
     return SimpleNamespace(
         worker=shorten(worker),
         state=shorten(state, 40),
