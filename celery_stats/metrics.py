@@ -11,12 +11,11 @@ one report to the next.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from itertools import chain
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client.exposition import generate_latest as prometheus_text
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -51,112 +50,72 @@ def prometheus(report: Report) -> bytes:
     return prometheus_text(_Families(report))
 
 
-@dataclass(frozen=True)
-class _Worker:
-    """The replies of one worker, and the values that gauges read from them.
+#: The help of the figures of each worker, by the whole names of their series. The name ends with
+#: the unit, if there is one. CONTRIBUTING.md lists what else a new one needs.
+_GAUGES = {
+    "celery_worker_tasks_active": "Tasks that the worker is executing.",
+    "celery_worker_tasks_reserved": "Tasks that the worker has received and not yet started.",
+    "celery_worker_tasks_scheduled": "Tasks that the worker holds until their ETA.",
+    "celery_worker_tasks_revoked": "Ids of revoked tasks that the worker remembers.",
+    "celery_worker_oldest_active_task_age_seconds": (
+        "Time since the oldest running task of the worker was started; 0 if no task is running."
+    ),
+    "celery_worker_concurrency": "Tasks that the worker can execute at the same time.",
+    "celery_worker_prefetch_limit": (
+        "Messages that the worker may hold at the same time; 0 means no limit."
+    ),
+    "celery_worker_uptime_seconds": "Time since the worker was started.",
+    "celery_worker_resident_memory_peak_bytes": (
+        "Largest resident memory of the worker's main process since it was started (Linux)."
+    ),
+}
 
-    Attributes:
+
+def _figures(replies: Mapping[str, Any], asked_at: float) -> dict[str, float | None]:
+    """Return the value of each of ``_GAUGES`` for one worker; None for those that it has not.
+
+    Args:
         replies: field to reply; None for a field that the worker did not answer.
         asked_at: when the workers were asked, in seconds since 1970.
     """
-
-    replies: Mapping[str, Any]
-    asked_at: float
-
-    def length(self, field: str) -> float | None:
-        """Return the number of items in the reply to a field; None if the reply is no list."""
-        reply = self.replies.get(field)
-        return float(len(reply)) if isinstance(reply, list | tuple) else None
-
-    def stat(self, *path: str) -> Any:
-        """Return the value under a path of keys in the reply to ``stats``; None without one."""
-        value = self.replies.get("stats")
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    def number(self, *path: str) -> float | None:
-        """Return the number under a path of keys in the reply to ``stats``; None without one."""
-        return _number(self.stat(*path))
-
-    def peak_memory(self) -> float | None:
-        """Return the largest resident memory in bytes; Linux reports it in units of 1 024."""
-        kibibytes = self.number("rusage", "maxrss")
-        return None if kibibytes is None else 1024 * kibibytes
-
-    def oldest_task_age(self) -> float | None:
-        """Return the age of the oldest running task in seconds; 0 if no task is running.
-
-        None if the worker did not list its running tasks, or sent no start time for any of them.
-        """
-        tasks = self.replies.get("active")
-        if not isinstance(tasks, list | tuple):
-            return None
-        starts = [_number(task.get("time_start")) for task in tasks if isinstance(task, Mapping)]
-        ages = [max(self.asked_at - start, 0.0) for start in starts if start is not None]
-        return max(ages, default=None if tasks else 0.0)
+    memory = _number(_stat(replies, "rusage", "maxrss"))
+    return {
+        "celery_worker_tasks_active": _length(replies.get("active")),
+        "celery_worker_tasks_reserved": _length(replies.get("reserved")),
+        "celery_worker_tasks_scheduled": _length(replies.get("scheduled")),
+        "celery_worker_tasks_revoked": _length(replies.get("revoked")),
+        "celery_worker_oldest_active_task_age_seconds": _oldest(replies.get("active"), asked_at),
+        "celery_worker_concurrency": _number(_stat(replies, "pool", "max-concurrency")),
+        "celery_worker_prefetch_limit": _number(_stat(replies, "prefetch_count")),
+        "celery_worker_uptime_seconds": _number(_stat(replies, "uptime")),
+        # Linux reports it in units of 1 024 bytes.
+        "celery_worker_resident_memory_peak_bytes": None if memory is None else 1024 * memory,
+    }
 
 
-class _Gauge(NamedTuple):
-    """A figure of each worker. ``read`` returns None for a worker that has none."""
+def _stat(replies: Mapping[str, Any], *path: str) -> Any:
+    """Return the value under a path of keys in the reply to ``stats``; None without one."""
+    value = replies.get("stats")
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
-    name: str  # the whole name of the series, with the unit
-    help: str  # one sentence
-    read: Callable[[_Worker], float | None]
-    unit: str = ""  # with which ``name`` ends
+
+def _length(reply: Any) -> float | None:
+    """Return the number of items in a reply; None if the reply is no list."""
+    return float(len(reply)) if isinstance(reply, list | tuple) else None
 
 
-# The figures of each worker. CONTRIBUTING.md lists what else a new one needs.
-_GAUGES = (
-    _Gauge(
-        "celery_worker_tasks_active",
-        "Tasks that the worker is executing.",
-        lambda worker: worker.length("active"),
-    ),
-    _Gauge(
-        "celery_worker_tasks_reserved",
-        "Tasks that the worker has received and not yet started.",
-        lambda worker: worker.length("reserved"),
-    ),
-    _Gauge(
-        "celery_worker_tasks_scheduled",
-        "Tasks that the worker holds until their ETA.",
-        lambda worker: worker.length("scheduled"),
-    ),
-    _Gauge(
-        "celery_worker_tasks_revoked",
-        "Ids of revoked tasks that the worker remembers.",
-        lambda worker: worker.length("revoked"),
-    ),
-    _Gauge(
-        "celery_worker_oldest_active_task_age_seconds",
-        "Time since the oldest running task of the worker was started; 0 if no task is running.",
-        _Worker.oldest_task_age,
-        unit="seconds",
-    ),
-    _Gauge(
-        "celery_worker_concurrency",
-        "Tasks that the worker can execute at the same time.",
-        lambda worker: worker.number("pool", "max-concurrency"),
-    ),
-    _Gauge(
-        "celery_worker_prefetch_limit",
-        "Messages that the worker may hold at the same time; 0 means no limit.",
-        lambda worker: worker.number("prefetch_count"),
-    ),
-    _Gauge(
-        "celery_worker_uptime_seconds",
-        "Time since the worker was started.",
-        lambda worker: worker.number("uptime"),
-        unit="seconds",
-    ),
-    _Gauge(
-        "celery_worker_resident_memory_peak_bytes",
-        "Largest resident memory of the worker's main process since it was started (Linux).",
-        _Worker.peak_memory,
-        unit="bytes",
-    ),
-)
+def _oldest(tasks: Any, asked_at: float) -> float | None:
+    """Return the age of the oldest running task in seconds; 0 if no task is running.
+
+    None if the worker did not list its running tasks, or sent no start time for any of them.
+    """
+    if not isinstance(tasks, list | tuple):
+        return None
+    starts = [_number(task.get("time_start")) for task in tasks if isinstance(task, Mapping)]
+    ages = [max(asked_at - start, 0.0) for start in starts if start is not None]
+    return max(ages, default=None if tasks else 0.0)
 
 
 class _Families(Collector):
@@ -178,17 +137,15 @@ class _Families(Collector):
             "1 if the worker answered, 0 if it is known and did not answer.",
             ((label, float(name in up)) for label, name in names.items()),
         )
-        asked_at = self._report.taken_at.timestamp()
         workers = {
-            label: _Worker(
-                {field: (replies or {}).get(name) for field, replies in answers.items()}, asked_at
-            )
+            label: {field: (replies or {}).get(name) for field, replies in answers.items()}
             for label, name in names.items()
             if name in up
         }
-        for gauge in _GAUGES:
-            samples = ((label, gauge.read(worker)) for label, worker in workers.items())
-            yield _gauge(gauge.name, gauge.help, samples, unit=gauge.unit)
+        asked_at = self._report.taken_at.timestamp()
+        figures = {label: _figures(replies, asked_at) for label, replies in workers.items()}
+        for gauge, text in _GAUGES.items():
+            yield _gauge(gauge, text, ((label, found[gauge]) for label, found in figures.items()))
         yield self._tasks(workers)
         queues = self._report.queues or {}
         yield _gauge(
@@ -199,7 +156,7 @@ class _Families(Collector):
         )
         yield from self._snapshot(len(answered), len(missing))
 
-    def _tasks(self, workers: Mapping[str, _Worker]) -> Metric:
+    def _tasks(self, workers: Mapping[str, Mapping[str, Any]]) -> Metric:
         """Return the number of tasks by worker and name of the task.
 
         The name is celery-exporter's. It counts the event task-started, and a worker sends that
@@ -211,8 +168,8 @@ class _Families(Collector):
             labels=("hostname", "name"),
         )
         limit = min(MAX_TASKS_OF_ONE_WORKER, MAX_TASKS_OF_ALL_WORKERS // max(len(workers), 1))
-        for hostname, worker in workers.items():
-            total = worker.stat("total")
+        for hostname, replies in workers.items():
+            total = _stat(replies, "total")
             for label, name in self._labelled(total if isinstance(total, Mapping) else (), limit):
                 value = _number(total[name])
                 # OpenMetrics forbids counters below zero.
@@ -259,14 +216,10 @@ class _Families(Collector):
 
 
 def _gauge(
-    name: str,
-    text: str,
-    samples: Iterable[tuple[str, float | None]],
-    *,
-    label_name: str = "hostname",
-    unit: str = "",
+    name: str, text: str, samples: Iterable[tuple[str, float | None]], label_name: str = "hostname"
 ) -> Metric:
     """Return a gauge with a sample for each pair of a label's value and a number."""
+    unit = next((unit for unit in ("seconds", "bytes") if name.endswith(f"_{unit}")), "")
     family = GaugeMetricFamily(name, text, labels=(label_name,), unit=unit)
     for label, value in samples:
         if value is not None:
