@@ -75,9 +75,6 @@ class CeleryStatsResponseExtension(OpenApiSerializerExtension):  # type: ignore[
 
     target_class = CeleryStatsResponse
 
-    def get_name(self, auto_schema: AutoSchema, direction: Direction) -> str:
-        return CeleryStatsResponse.__name__
-
     def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> Schema:
         schemas = _in_terms_of(spectacular_settings.OAS_VERSION, read_document()["schemas"])
         response: Schema = schemas.pop(CeleryStatsResponse.__name__)
