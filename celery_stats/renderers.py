@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.template.loader import get_template
 from django.templatetags.static import static
+from django.utils.module_loading import import_string
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -125,13 +126,9 @@ class OpenMetricsRenderer(BaseRenderer):
     #: The fields that the metrics need. A scrape asks the workers for no others.
     fields = ("active", "scheduled", "reserved", "revoked", "stats")
 
-    def text(self, report: Report) -> bytes:
-        """Return the metrics of a report."""
-        # Imported here, because the module needs prometheus-client, which projects without the
-        # extra do not have.
-        from .metrics import openmetrics
-
-        return openmetrics(report)
+    #: The function that writes the metrics. It is imported when it is called, because its module
+    #: needs prometheus-client, which projects without the extra do not have.
+    writer = "celery_stats.metrics.openmetrics"
 
     def render(
         self,
@@ -147,7 +144,8 @@ class OpenMetricsRenderer(BaseRenderer):
         response: Response = renderer_context["response"]
         if isinstance(data, Report):
             response.headers["Content-Type"] = self.content_type
-            return self.text(data)
+            text: bytes = import_string(self.writer)(data)
+            return text
         response.headers["Content-Type"] = "text/plain; charset=utf-8"
         said = data.items() if isinstance(data, Mapping) else [("detail", data)]
         lines = [
@@ -163,12 +161,7 @@ class PrometheusRenderer(OpenMetricsRenderer):
 
     media_type = "text/plain; version=0.0.4"
     content_type = "text/plain; version=0.0.4; charset=utf-8"
-
-    def text(self, report: Report) -> bytes:
-        """Return the metrics of a report."""
-        from .metrics import prometheus
-
-        return prometheus(report)
+    writer = "celery_stats.metrics.prometheus"
 
 
 #: The renderers of the extra ``metrics``; empty if prometheus-client is not installed, so that
