@@ -36,8 +36,8 @@ WORKERS_NAMED = 3  # that hold one revoked id
 
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
-#: The fixed texts of each list, and its columns: ``when`` is the title of the column with times.
-#: All lists share their columns, so an id spans the columns that its list does not have.
+#: The fixed texts of each list, and its columns: ``when`` is the title of the column with times,
+#: if there is one. All lists share their columns, so an id spans those that its list has not.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "active": {
         "title": "Active",
@@ -50,7 +50,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "title": "Reserved",
         "caption": "Received by a worker, not yet started.",
         "empty": "No task is waiting in a worker.",
-        "when": "",
         "id_columns": 2,
     },
     "scheduled": {
@@ -64,7 +63,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "title": "Revoked",
         "caption": "Ids that workers will not execute; each is counted once.",
         "empty": "No task is revoked.",
-        "when": "",
         "id_columns": 4,
     },
 }
