@@ -221,8 +221,7 @@ def _uses_flags_of_the_user(permission: Any) -> bool:
     if isinstance(permission, OperandHolder):
         operands: tuple[Any, ...] = (permission.op1_class, permission.op2_class)
         return any(map(_uses_flags_of_the_user, operands))
-    function = getattr(permission, "has_permission", None)
-    return function is IsSupportUser.has_permission
+    return getattr(permission, "has_permission", None) is IsSupportUser.has_permission
 
 
 def _lets_everyone_in(permission: Any) -> bool:

@@ -131,15 +131,10 @@ DEFAULTS: dict[str, Any] = {key: setting.default for key, setting in SETTINGS.it
 
 
 def make_instances(key: str, paths: Sequence[str], method: str) -> list[Any]:
-    """Return an instance of each class that a setting names.
-
-    Args:
-        key: the setting.
-        paths: its value, dotted paths of classes.
-        method: the name of the method that each instance must have.
+    """Return an instance of each class that ``paths``, the value of the setting ``key``, names.
 
     Raises:
-        WrongSetting: a class cannot be imported or called, or its instance lacks the method.
+        WrongSetting: a class cannot be imported or called, or its instance lacks ``method``.
     """
     instances = []
     for path in paths:

@@ -43,14 +43,9 @@ def foreign_parameters() -> set[str]:
 
 
 def parse_question(params: QueryDict) -> Question:
-    """Return the question that query parameters ask.
+    """Return the question that query parameters ask, without duplicate values.
 
-    Args:
-        params: ``request.query_params``.
-
-    Returns:
-        The question, without duplicate values. Ids and workers keep their order; fields have the
-        order of ``FIELDS``.
+    Ids and workers keep their order. Fields have the order of ``FIELDS``.
 
     Raises:
         ValidationError: ``{"<parameter>": ["<what is wrong>"]}`` for each wrong parameter.

@@ -15,10 +15,6 @@ def forget_lines(app: Any, worker: str) -> tuple[str, ...]:
     The password of the connection is not part of the command, because terminals and logs keep what
     is printed. ``redis-cli`` reads it from ``REDISCLI_AUTH``, and the sentence says so.
 
-    Args:
-        app: the Celery app whose broker it is.
-        worker: the worker's full name.
-
     Returns:
         tuple[str, ...]: two lines; none if the broker is not Redis, because RabbitMQ forgets
         killed workers by itself, or if the name holds characters that a terminal does not show.

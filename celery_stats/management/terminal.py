@@ -146,11 +146,7 @@ class Screen:
     _LOOK = 0.2
 
     def __init__(self, write: Callable[[str], None], styled: Callable[[Line], str]) -> None:
-        """
-        Args:
-            write: writes text to the terminal, and flushes it.
-            styled: returns a line with the colours of its role.
-        """
+        """``write`` writes text and flushes it. ``styled`` colours a line as its role says."""
         self._write = write
         self._styled = styled
         self._lines: Sequence[Line] = ()
