@@ -46,10 +46,8 @@ class Command(BaseCommand):
     help = "Show what every Celery worker is doing. Needs the broker, but no database."
     requires_system_checks: tuple[str, ...] = ()
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(prog_name, subcommand, epilog=EXIT_STATUS, **kwargs)
-
     def add_arguments(self, parser: CommandParser) -> None:
+        parser.epilog = EXIT_STATUS
         repeatable: dict[str, Any] = {"action": "append", "default": []}
         parser.add_argument("--json", action="store_true", help="Print the API's answer.")
         parser.add_argument(
