@@ -7,7 +7,7 @@ only for the rows that are shown, so that the templates only print.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -63,12 +63,7 @@ def page(
     """
     answers, missing = report.answers, report.missing
     names = sorted({*chain.from_iterable(replies or () for replies in answers.values())})
-    if not names:
-        state = "none"
-    elif missing.keys() - set(names):
-        state = "missing"
-    else:
-        state = "partial" if missing else "complete"
+    state = health(names, missing)
     tasks = task_lists(answers, report.taken_at)
     taken_at = localtime(report.taken_at)
     return {
@@ -99,6 +94,15 @@ def page(
         "task_id": task_ids[0] if task_ids else "",
         "id_length": MAX_LENGTH,
     }
+
+
+def health(names: Collection[str], missing: Mapping[str, Sequence[str]]) -> str:
+    """Return the key of :data:`HEADINGS` for the workers that answered and those missing."""
+    if not names:
+        return "none"
+    if missing.keys() - set(names):
+        return "missing"
+    return "partial" if missing else "complete"
 
 
 def totals(
