@@ -24,16 +24,12 @@ class ReportJSONRenderer(JSONRenderer):
     """A report as JSON, written once for all the callers who share it."""
 
     def render(
-        self,
-        data: Any,
-        accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> bytes:
         """Return the data as JSON: a report, an error, or the answer to OPTIONS."""
-        context = dict(renderer_context or {})
         if isinstance(data, Report):
-            return data.json(self.get_indent(accepted_media_type or "", context))
-        return super().render(data, accepted_media_type, context)
+            return data.json(self.get_indent(accepted_media_type or "", renderer_context or {}))
+        return super().render(data, accepted_media_type, renderer_context)
 
 
 class PageRenderer(BaseRenderer):
@@ -44,13 +40,9 @@ class PageRenderer(BaseRenderer):
     charset = "utf-8"
 
     def render(
-        self,
-        data: Any,
-        accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> str:
         """Return the page for ``data``: a report, an error, or the answer to OPTIONS."""
-        renderer_context = renderer_context or {}
         request: Request = renderer_context["request"]
         response: Response = renderer_context["response"]
         urls = files()
@@ -131,16 +123,12 @@ class OpenMetricsRenderer(BaseRenderer):
     writer = "celery_stats.metrics.openmetrics"
 
     def render(
-        self,
-        data: Any,
-        accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> bytes:
         """Return the metrics of a report, or an error or the answer to OPTIONS as plain text.
 
         Plain text has one line for each message, with the name of the parameter before it.
         """
-        renderer_context = renderer_context or {}
         response: Response = renderer_context["response"]
         if isinstance(data, Report):
             response.headers["Content-Type"] = self.content_type
