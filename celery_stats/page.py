@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.utils.timezone import localtime
 
@@ -32,7 +31,7 @@ from .formatting import (
 )
 from .query import MAX_LENGTH
 from .report import Report
-from .task_rows import Answers, look_ups, task_lists
+from .task_rows import Answers, TaskList, look_ups, task_lists
 
 WORKERS_SHOWN = 300
 QUEUES_SHOWN = 100
@@ -105,9 +104,7 @@ def health(names: Collection[str], missing: Mapping[str, Sequence[str]]) -> str:
     return "partial" if missing else "complete"
 
 
-def totals(
-    answers: Answers, tasks: Mapping[str, SimpleNamespace]
-) -> list[tuple[str, str, Count, str]]:
+def totals(answers: Answers, tasks: Mapping[str, TaskList]) -> list[tuple[str, str, Count, str]]:
     """Return what is counted over all workers: key, title, number, and the number for scripts."""
     stats = answers.get("stats")
     accepted = [processed(reply).value or 0 for reply in (stats or {}).values()]
@@ -125,11 +122,39 @@ def queue_rows(queues: Mapping[str, int]) -> Excerpt:
 # Workers
 
 
-def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> SimpleNamespace:
-    """Return the row of a worker in the table of workers, and the details that open below it.
+class Worker(NamedTuple):
+    """One row of the table of workers, and the details that open below it.
 
-    ``missing`` are the fields that it did not answer.
+    Attributes:
+        key: the name, by which the script recognises the row.
+        percent: the share of busy slots, 0 to 100.
+        counts: the number of tasks in each of the four lists, by field.
+        processed: tasks that it has accepted since its start.
+        missing: the fields that it did not answer, comma-separated.
+        remarks: field and text of each reply that does not have the expected shape.
+        totals: rows of task name, number, and length of a bar.
+        details: titled lists of the other statistics.
     """
+
+    name: Text
+    key: str
+    pool: Text
+    busy: Count
+    slots: Count
+    percent: int
+    counts: Mapping[str, Count]
+    prefetch: Count
+    processed: Count
+    uptime: str
+    memory: str
+    missing: str
+    remarks: Sequence[tuple[str, Text]]
+    totals: Excerpt
+    details: Sequence[tuple[str, Excerpt]]
+
+
+def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> Worker:
+    """Return the row of a worker; ``missing`` are the fields that it did not answer."""
     replies = {field: (answers[field] or {}).get(name) for field in answers}
     stats = mapping(replies.get("stats"))
     pool = mapping(stats.get("pool"))
@@ -142,9 +167,9 @@ def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> SimpleNam
     uptime = number(stats.get("uptime"))
     # In kilobytes on Linux, where Celery is supported.
     memory = number(mapping(stats.get("rusage")).get("maxrss"))
-    return SimpleNamespace(
+    return Worker(
         name=shorten(name, fits=CELL),
-        key=name[:TITLE_LENGTH],  # by which the script recognises the row
+        key=name[:TITLE_LENGTH],
         pool=shorten(
             pool_name.removeprefix("celery.concurrency.").removesuffix(":TaskPool"), fits=CELL
         ),

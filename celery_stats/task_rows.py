@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_naive
 
 from .formatting import (
     CELL,
+    Count,
+    Excerpt,
     Text,
     as_text,
     count,
@@ -70,7 +71,48 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 NOT_ASKED = "No worker answered this, or it was not asked for."
 
 
-def task_lists(answers: Answers, now: datetime) -> dict[str, SimpleNamespace]:
+class Task(NamedTuple):
+    """A task as a row. ``whole_id`` is empty if the id is too long to be looked up."""
+
+    id: Text
+    whole_id: str
+    name: Text
+    arguments: Text
+    workers: Text
+    queue: Text
+    when: str
+    moment: str
+
+
+class TaskList(NamedTuple):
+    """One of the four lists. ``empty`` is shown in place of rows if there are none."""
+
+    key: str
+    layout: Mapping[str, Any]
+    items: Sequence[Task]
+    total: Count
+    note: str
+    empty: str
+
+
+class Found(NamedTuple):
+    """What a worker knows of a task that is looked up."""
+
+    worker: Text
+    state: Text
+    meaning: str
+    task: Task
+    pairs: Excerpt
+
+
+class LookUp(NamedTuple):
+    """A task that is looked up, and what the workers know of it."""
+
+    id: Text
+    found: Sequence[Found]
+
+
+def task_lists(answers: Answers, now: datetime) -> dict[str, TaskList]:
     """Return the four lists by field. Ages are relative to ``now``, the time of the snapshot."""
     active = sorted(entries(answers, "active"), key=lambda entry: started(entry[1]) or LATEST)
     scheduled = sorted(entries(answers, "scheduled"), key=lambda entry: due(entry[1]) or LATEST)
@@ -85,7 +127,7 @@ def task_lists(answers: Answers, now: datetime) -> dict[str, SimpleNamespace]:
     lists = {}
     for field, (items, total, note) in excerpts.items():
         answered = answers.get(field) is not None
-        lists[field] = SimpleNamespace(
+        lists[field] = TaskList(
             key=field,
             layout=LAYOUTS[field],
             items=items,
@@ -125,9 +167,7 @@ def names(workers: Sequence[str]) -> str:
 # Rows
 
 
-def task_row(
-    workers: str, task: Any, when: str = "", moment: datetime | None = None
-) -> SimpleNamespace:
+def task_row(workers: str, task: Any, when: str = "", moment: datetime | None = None) -> Task:
     """Return the row of a task.
 
     Args:
@@ -138,7 +178,7 @@ def task_row(
     """
     info: Mapping[str, Any] = task if isinstance(task, Mapping) else {"id": task}
     task_id = as_text(info.get("id", ""))
-    return SimpleNamespace(
+    return Task(
         # The first block of a UUID is enough for a person to tell tasks apart.
         id=shorten(task_id, 9) if len(task_id) > 12 else Text(task_id),
         # A longer id cannot be looked up.
@@ -182,7 +222,7 @@ def started(task: Any) -> datetime | None:
         return None
 
 
-def active_row(worker: str, task: Any, now: datetime) -> SimpleNamespace:
+def active_row(worker: str, task: Any, now: datetime) -> Task:
     """Return the row of a task that is being executed, with its age."""
     start = started(task)
     age = "" if start is None else duration((now - start).total_seconds())
@@ -199,7 +239,7 @@ def due(entry: Any) -> datetime | None:
     return None if eta is None or is_naive(eta) else eta
 
 
-def scheduled_row(worker: str, entry: Any, now: datetime) -> SimpleNamespace:
+def scheduled_row(worker: str, entry: Any, now: datetime) -> Task:
     """Return the row of an item of ``scheduled``, which holds the task under ``request``."""
     if not isinstance(entry, Mapping) or "request" not in entry:
         return task_row(worker, entry)
@@ -224,14 +264,14 @@ MEANINGS = {
 }
 
 
-def look_ups(task_ids: Sequence[str], answers: Answers) -> list[SimpleNamespace]:
+def look_ups(task_ids: Sequence[str], answers: Answers) -> list[LookUp]:
     """Return what the workers know of each task, from ``query_task`` and from their lists.
 
     The lists are needed because workers older than Celery 5.7 do not answer ``query_task`` for
     a task that they hold until its ETA, and no worker does for a revoked one.
     """
     # Task id to worker to what that worker knows: query_task comes first, and is not repeated.
-    known: dict[str, dict[str, SimpleNamespace]] = {task_id: {} for task_id in task_ids}
+    known: dict[str, dict[str, Found]] = {task_id: {} for task_id in task_ids}
     for worker, reply in (answers.get("query_task") or {}).items():
         for task_id in known.keys() & mapping(reply).keys():
             told = reply[task_id]
@@ -248,7 +288,7 @@ def look_ups(task_ids: Sequence[str], answers: Answers) -> list[SimpleNamespace]
     for task_id, workers in holders(answers).items():
         if task_id in rows:
             rows[task_id].append(found(names(workers), "revoked", {}))
-    return [SimpleNamespace(id=shorten(task_id), found=what) for task_id, what in rows.items()]
+    return [LookUp(shorten(task_id), what) for task_id, what in rows.items()]
 
 
 def task_of(entry: Any) -> Mapping[str, Any]:
@@ -259,9 +299,9 @@ def task_of(entry: Any) -> Mapping[str, Any]:
     return {**request, "eta": entry.get("eta")} if isinstance(request, Mapping) else entry
 
 
-def found(worker: str, state: Any, task: Any) -> SimpleNamespace:
+def found(worker: str, state: Any, task: Any) -> Found:
     """Return what a worker knows of a task. State and task may have any type."""
-    return SimpleNamespace(
+    return Found(
         worker=shorten(worker),
         state=shorten(state, 40),
         meaning=MEANINGS.get(as_text(state), ""),
