@@ -78,6 +78,7 @@ def _figures(replies: Mapping[str, Any], asked_at: float) -> dict[str, float | N
         replies: field to reply; None for a field that the worker did not answer.
         asked_at: when the workers were asked, in seconds since 1970.
     """
+    # Linux reports it in units of 1 024 bytes.
     memory = _number(_stat(replies, "rusage", "maxrss"))
     return {
         "celery_worker_tasks_active": _length(replies.get("active")),
@@ -88,8 +89,7 @@ def _figures(replies: Mapping[str, Any], asked_at: float) -> dict[str, float | N
         "celery_worker_concurrency": _number(_stat(replies, "pool", "max-concurrency")),
         "celery_worker_prefetch_limit": _number(_stat(replies, "prefetch_count")),
         "celery_worker_uptime_seconds": _number(_stat(replies, "uptime")),
-        # Linux reports it in units of 1 024 bytes.
-        "celery_worker_resident_memory_peak_bytes": None if memory is None else 1024 * memory,
+        "celery_worker_resident_memory_peak_bytes": memory and _number(1024 * memory),
     }
 
 

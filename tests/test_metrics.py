@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from math import isfinite
 from typing import Any
 
 import hypothesis
@@ -187,6 +188,7 @@ class TestHostile:
     def test_odd_values_everywhere__no_error_and_valid_text(self, odd: Any) -> None:
         for said in filled_with(odd):
             found = of(make_report({"one@h": said, "two@h": replies("two@h")}))
+            assert all(map(isfinite, found.values()))
             assert about(found, "two@h")["celery_worker_concurrency"] == 2
             assert found.get(("celery_task_started_total", "one@h", "b"), 3) == 3
 
