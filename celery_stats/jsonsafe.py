@@ -7,8 +7,9 @@ UTF-8, NaN, lone surrogates, keys that are tuples), and the whole answer would b
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from datetime import date, time, timedelta
 from decimal import Decimal
 from itertools import count
@@ -75,7 +76,7 @@ class Converter:
 
     def text(self, value: str) -> str:
         """Convert a text; see ``looks_for``."""
-        return value if value.isascii() else _utf8(value)
+        return _utf8(value)
 
     def other(self, value: object) -> str:
         """Write an object that JSON has no kind for: the first characters of its ``repr``."""
@@ -95,10 +96,9 @@ class Converter:
         result = {}
         for name, (key, item) in zip(names, value.items(), strict=True):
             unique = name
-            if name is not key:
-                while unique in taken:
-                    unique = f"{name} ({next(numbers)})"
-                taken.add(unique)
+            while name is not key and unique in taken:
+                unique = f"{name} ({next(numbers)})"
+            taken.add(unique)
             result[unique] = item
         return result
 
@@ -110,11 +110,11 @@ class Converter:
         if kind is str:
             return self.text(value)
         if kind is int:
-            return value if -_LONG < value < _LONG else _integer(value)
+            return _integer(value)
         if value is None or kind is bool:
             return value
         if kind is float:
-            return value if isfinite(value) else _not_finite(value)
+            return value if isfinite(value) else json.dumps(value)  # "NaN", "Infinity"
 
         plain = self._plain(value)
         if type(plain) is not dict and type(plain) is not list:
@@ -122,10 +122,8 @@ class Converter:
         members = self.container(plain, level, id(value))
         return _in_order(members) if issubclass(kind, Set) and type(members) is list else members
 
-    def container(
-        self, value: dict[Any, Any] | list[Any], level: int, identity: int
-    ) -> dict[str, Any] | list[Any] | str:
-        """Convert a dict or a list with all that is in it.
+    def container(self, value: Any, level: int, identity: int) -> Any:
+        """Convert a dict or a list with all that is in it; to a text if it is cyclic or too deep.
 
         Args:
             level: how many containers there are from the outermost to this one.
@@ -135,17 +133,12 @@ class Converter:
             return TOO_DEEP
         if identity in self._path:
             return CYCLIC
-        pairs: Iterable[tuple[Any, Any]]
-        if type(value) is dict:
-            if not self._known_keys.issuperset(value):
-                value = self.keys(value)
-            pairs = value.items()
-        else:
-            pairs = enumerate(value)
-        result: Any = value
-        converted: Any
-        is_on_path = False
+        if type(value) is dict and not self._known_keys.issuperset(value):
+            value = self.keys(value)
+        pairs = value.items() if type(value) is dict else enumerate(value)
+        result = value
         looks_for = self.looks_for
+        self._path.add(identity)
         for key, item in pairs:
             kind = type(item)
             if kind is str:
@@ -155,9 +148,6 @@ class Converter:
             elif item is None or kind is bool or (kind is int and -_LONG < item < _LONG):
                 continue
             else:
-                if not is_on_path:
-                    self._path.add(identity)
-                    is_on_path = True
                 inside = self._inside.get(key, self)
                 if kind is dict or kind is list:
                     converted = inside.container(item, level + 1, id(item))
@@ -167,20 +157,17 @@ class Converter:
                 if result is value:
                     result = value.copy()
                 result[key] = converted
-        if is_on_path:
-            self._path.remove(identity)
-        return result  # type: ignore[no-any-return]
+        self._path.remove(identity)
+        return result
 
     def _key(self, key: Any) -> str:
         """Return a key as Python's writer has it, or as text where that would refuse it."""
         if type(key) is str:
-            return key if key.isascii() else _utf8(key)
+            return _utf8(key)
         plain = Converter(path=self._path).convert(key)
         if type(plain) is list or type(plain) is dict:
             plain = _utf8(self.other(key))
-        if plain is None:
-            return "null"
-        return str(plain).lower() if type(plain) is bool else str(plain)
+        return plain if type(plain) is str else json.dumps(plain)
 
     def _plain(self, value: Any) -> Any:
         """Return the value as one of the exact types that ``convert`` knows."""
@@ -212,12 +199,6 @@ def _integer(value: int) -> int | str:
     return value
 
 
-def _not_finite(value: float) -> str:
-    if isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return "NaN"
-
-
 def _in_order(values: Any) -> Any:
     """Return the values of a set in an order that does not change from answer to answer."""
     try:
@@ -228,10 +209,6 @@ def _in_order(values: Any) -> Any:
 
 def _first_characters(text: str) -> str:
     return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}..."
-
-
-def _bytes(value: bytes | bytearray | memoryview) -> str:
-    return bytes(value).decode(errors="backslashreplace")
 
 
 def _as_rest_framework(value: Any) -> Any:
@@ -248,7 +225,7 @@ _PLAIN: tuple[tuple[tuple[type, ...], Callable[[Any], Any]], ...] = (
     ((str,), str.__str__),
     ((int,), int.__index__),
     ((float,), float.__float__),
-    ((bytes, bytearray, memoryview), _bytes),
+    ((bytes, bytearray, memoryview), lambda value: bytes(value).decode(errors="backslashreplace")),
     ((Mapping,), dict),
     ((list, tuple, deque, Set), list),
     ((date, time, timedelta, Decimal, UUID, Promise), _as_rest_framework),

@@ -159,9 +159,7 @@ class _ArgumentConverter(_MaskingConverter):
         hidden = [name for name in secret if named[name] is not None]
         return {**named, **dict.fromkeys(hidden, self.rules.substitute)} if hidden else named
 
-    def container(
-        self, value: dict[Any, Any] | list[Any], level: int, identity: int
-    ) -> dict[str, Any] | list[Any] | str:
+    def container(self, value: Any, level: int, identity: int) -> Any:
         # Calls the base class directly, because super() is measurably slower here.
         result = Converter.container(self, value, level, identity)
         if type(result) is not list or self.rules.filter_sees_values:
@@ -206,9 +204,7 @@ class _MemberConverter(_MaskingConverter):
     that are text: the arguments of a task can be reprs, and an error is one sentence.
     """
 
-    def container(
-        self, value: dict[Any, Any] | list[Any], level: int, identity: int
-    ) -> dict[str, Any] | list[Any] | str:
+    def container(self, value: Any, level: int, identity: int) -> Any:
         # As above; this runs three times for each task.
         result = Converter.container(self, value, level, identity)
         if type(result) is dict:
