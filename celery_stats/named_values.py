@@ -42,8 +42,10 @@ _OPENING_QUOTE = re.compile(r"[bBuUrR]{0,2}(\\{0,8}[\"'])")
 _INSTANCE = re.compile(r"<[^<>\n]{1,1000}>")
 # A Python call: Secret('x').
 _CALL = re.compile(r"[A-Za-z_][\w.]{0,100}\(")
-# What opens, closes or quotes something inside a value in brackets: {'a': ["b"]}.
-_BRACKET_OR_QUOTE = re.compile(r"[\"'{}\[\]()\\]")
+_OPENING_BRACKETS = ("{", "[", "(")
+# What opens, closes or quotes something inside a value in brackets, {'a': ["b"]}, and what is
+# escaped there.
+_BRACKET_OR_QUOTE = re.compile(r"[\"'{}\[\]()]|\\.", re.DOTALL)
 # A value that says that there is none, or that has been masked before: None, null, ***.
 _NO_VALUE = re.compile(r"(?:None|null|nil|undefined|\*+)(?=[\s&;,'\")\]}>]|$)|\.\.\.")
 
@@ -54,16 +56,18 @@ _AFTER_QUOTE = re.compile(r"[\s,)}\]:;&<>?#\\\"']|$")
 # The end of a pair in a list of pairs: 'x'], or 'x'),.
 _AFTER_PAIR = re.compile(r"(?:\\{0,8}[\"'])?\s{0,3},?\s{0,3}[)\]]")
 # The end of a value in the query of a URL: ?key=x&b=1, or a URL in quotes: "?key=x", 1.
-_QUERY_END = re.compile(r"[\s&#]|[\"',)\]}>](?=[\s,;)\]}>\"']|$)|$")
+_QUERY_END = re.compile(r"[\s&#]|[\"',)\]}>](?=[\s,;)\]}>\"']|$)")
 # The end of a value in running text: key=x b=1, key=x&b=1, key=x, b=1, f(key=x).
 _PLAIN_END = re.compile(
     r"[\s;]|&(?=[\w.%\[\]-]{1,100}=|amp;|$)"
-    r"|,(?=\s|$|[\"']?[\w.-]{1,100}[\"']?\s?[=:])|[\"')\]}>](?=[\s,;)\]}>\"'&\\]|$)|$"
+    r"|,(?=\s|$|[\"']?[\w.-]{1,100}[\"']?\s?[=:])|[\"')\]}>](?=[\s,;)\]}>\"'&\\]|$)"
 )
 # The end of a header or of a line of YAML: Cookie: a=b; c=d.
-_LINE_END = re.compile(r"[\r\n]|$")
+_LINE_END = re.compile(r"[\r\n]")
 # The end of a header in quotes, as on a command line: -H 'Cookie: a=b; c=d'.
-_QUOTED_HEADER_END = {quote: re.compile(rf"[\r\n{quote}]|$") for quote in "\"'"}
+_QUOTED_HEADER_END = {quote: re.compile(rf"[\r\n{quote}]") for quote in "\"'"}
+# The end of a value between semicolons, which can hold spaces.
+_SEMICOLON = re.compile(";")
 # A second pair between semicolons, as connection strings have it: Password=x y;Port=1.
 _PAIR_FOLLOWS = re.compile(r"[^;&\n]{0,200};\s?[\w ]{1,50}=")
 
@@ -83,23 +87,21 @@ def secret_values(
         position = match.end("name")
         if not (is_secret(match["name"]) and _has_value(text, match)):
             continue
-        start, end = _value(text, match)
-        position = max(position, end)
-        if start == end or _NO_VALUE.match(text, start):
+        start, position = _value(text, match)
+        if start == position or _NO_VALUE.match(text, start):
             continue
-        if match["comma"] and not _is_pair(text, start, end):
+        if match["comma"] and not _is_pair(text, start, position):
             position = match.end()
-            continue
-        yield start, end
+        else:
+            yield start, position
 
 
 def _has_value(text: str, match: re.Match[str]) -> bool:
     """Return whether what follows a name is its value, and not the next word of a sentence."""
     name, start = match["name"], match.start("name")
     is_vague = name.lower() in VAGUE_NAMES
-    if match["comma"]:
-        quote = match["comma"]
-        return text.endswith((f"({quote}", f"[{quote}"), max(start - 10, 0), start)
+    if quote := match["comma"]:
+        return text.endswith((f"({quote}", f"[{quote}"), 0, start)
     if match["gap"]:
         following = text[match.end() : match.end() + 1]
         return following != "-" if name.startswith("-") else following in "'\"" and not is_vague
@@ -111,7 +113,7 @@ def _has_value(text: str, match: re.Match[str]) -> bool:
         return True
     # Without a space after the colon, "X-Api-Key:abc" has a value. "session:token:1" and "key:1"
     # are keys of a cache.
-    return not is_vague and text[max(start - 1, 0) : start] not in (":", "/")
+    return not is_vague and not text.endswith((":", "/"), 0, start)
 
 
 def _is_pair(text: str, start: int, end: int) -> bool:
@@ -121,7 +123,7 @@ def _is_pair(text: str, start: int, end: int) -> bool:
     at what follows. If they were not, the caller would search them for names again, and the time
     for that grows with the square of the text.
     """
-    in_brackets = text[start : start + 1] in ("{", "[", "(")
+    in_brackets = text.startswith(_OPENING_BRACKETS, start)
     return in_brackets or end - start > 1000 or _AFTER_PAIR.match(text, end) is not None
 
 
@@ -130,7 +132,7 @@ def _value(text: str, match: re.Match[str]) -> tuple[int, int]:
     start = match.end()
     if opening := _OPENING_QUOTE.match(text, start):
         return opening.end(), _quoted_end(text, opening.end(), opening[1])
-    if text[start : start + 1] in ("{", "[", "("):
+    if text.startswith(_OPENING_BRACKETS, start):
         return start, _bracket_end(text, start)
     if instance := _INSTANCE.match(text, start):
         return start, instance.end()
@@ -141,23 +143,19 @@ def _value(text: str, match: re.Match[str]) -> tuple[int, int]:
 
 def _bare_end(text: str, match: re.Match[str]) -> int:
     """Return where a value ends that is neither quoted nor in brackets."""
-    start = match.end()
     before = text[max(match.start() - 50, 0) : match.start()].rstrip(" \t")
+    last = before[-1:]
     pattern = _PLAIN_END
     if match["sign"] == ":":
         if match["name"].lower().endswith(("authorization", "cookie")):
-            pattern = _QUOTED_HEADER_END.get(before[-1:], _LINE_END)
-        elif before[-1:] in ("", "\n"):
+            pattern = _QUOTED_HEADER_END.get(last, _LINE_END)
+        elif last in ("", "\n"):
             pattern = _LINE_END
-    elif before[-1:] in ("?", "&", "#") and before:
+    elif last in ("?", "&", "#"):
         pattern = _QUERY_END
-    elif match["sign"] and (
-        before[-1:] == ";" or (not before and _PAIR_FOLLOWS.match(text, start))
-    ):
-        # Between semicolons, a value can hold spaces.
-        end = text.find(";", start)
-        return len(text) if end < 0 else end
-    found = pattern.search(text, start)
+    elif match["sign"] and (last == ";" or (not last and _PAIR_FOLLOWS.match(text, match.end()))):
+        pattern = _SEMICOLON
+    found = pattern.search(text, match.end())
     return found.start() if found else len(text)
 
 
@@ -170,7 +168,8 @@ def _quoted_end(text: str, start: int, mark: str) -> int:
     position = start
     while (end := text.find(mark, position)) >= 0:
         position = end + len(mark)
-        slashes = end - len(text[max(end - 100, start) : end].rstrip("\\")) - max(end - 100, start)
+        before = text[max(end - 100, start) : end]
+        slashes = len(before) - len(before.rstrip("\\"))
         if slashes % 2 if len(mark) == 1 else slashes:
             continue
         if text.startswith(mark, position) and end > start:  # SQL doubles a quote to escape it.
@@ -184,18 +183,14 @@ def _bracket_end(text: str, start: int) -> int:
     """Return where a value in brackets ends: at the end of the text if they are not closed."""
     depth = 0
     quote = ""
-    position = start
-    while match := _BRACKET_OR_QUOTE.search(text, position):
+    for match in _BRACKET_OR_QUOTE.finditer(text, start):
         mark = match[0]
-        position = match.end()
-        if mark == "\\":
-            position += 1
-        elif quote:
+        if quote:
             quote = "" if mark == quote else quote
         elif mark in "\"'":
             quote = mark
-        else:
-            depth += 1 if mark in "{[(" else -1
+        elif not mark.startswith("\\"):
+            depth += 1 if mark in _OPENING_BRACKETS else -1
             if depth == 0:
-                return position
+                return match.end()
     return len(text)

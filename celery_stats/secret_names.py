@@ -7,7 +7,6 @@ Names are compared as words: ``apiKey``, ``API-KEY`` and ``api_key`` are the sam
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 #: Characters of a name that are looked at.
 MAX_NAME = 100
@@ -34,11 +33,10 @@ _SECRET_WORD = re.compile(
 )
 
 # Pairs of words that make a name secret wherever they stand in it: "api_key_of_shop".
-_SECRET_PAIRS = {
-    *((kind, "key") for kind in ("access", "account", "api", "encryption", "private", "secret")),
-    *((kind, "key") for kind in ("shared", "signing")),
-    *((kind, "string") for kind in ("connection", "conn")),
-}
+_SECRET_PAIR = re.compile(
+    r"\b(?:access|account|api|encryption|private|secret|shared|signing) key\b"
+    r"|\b(?:connection|conn) string\b"
+)
 
 # Last words of names that say something about a credential: "password_changed", "token_type".
 _ABOUT = re.compile(
@@ -65,9 +63,7 @@ def is_secret_name(name: str) -> bool:
         return False
     if len(words) > 1 and (_ABOUT.fullmatch(words[-1]) or _NUMBER_OF.fullmatch(words[0])):
         return False
-    if any(map(_SECRET_WORD.fullmatch, words)):
-        return True
-    if not _SECRET_PAIRS.isdisjoint(pairwise(words)):
+    if any(map(_SECRET_WORD.fullmatch, words)) or _SECRET_PAIR.search(" ".join(words)):
         return True
     if words[-1] in ("key", "keys") and len(words) > 1:
         return not _OTHER_KEY.fullmatch(words[-2])
