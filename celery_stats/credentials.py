@@ -21,6 +21,10 @@ MAX_FOUND = 1000
 #: 0.8 s. Later texts are masked as a whole, unless they hold no sign of a credential.
 MAX_EXAMINED = 5_000_000
 
+#: Names whose verdict, and texts whose harmlessness, is remembered within one answer. It is also
+#: the length from which on a text is not remembered.
+MAX_REMEMBERED = 1000
+
 # -- Signs: most texts hold no credential, and these patterns tell so faster than all the others.
 
 # What every named credential holds, and what the patterns for headers and commands need. They are
@@ -104,7 +108,11 @@ _USER_OPTION = re.compile(
 
 
 class TextMasker:
-    """Masks the credentials in the texts of one answer."""
+    """Masks the credentials in the texts of one answer.
+
+    Attributes:
+        harmless: texts of this answer in which nothing was found.
+    """
 
     def __init__(
         self, is_secret: Callable[[str], bool], substitute: str, *, has_stems: bool
@@ -118,12 +126,19 @@ class TextMasker:
         """
         self.is_secret = is_secret
         self.substitute = substitute
+        self.harmless: set[str] = set()
         self._left = MAX_EXAMINED
         self._names = NAME_WITH_STEM if has_stems else ANY_NAME
         self._signs = _SIGNS if has_stems else _SIGNS_FOR_ANY_NAME
 
     def mask_text(self, text: str) -> str:
         """Return the text without the credentials that can be recognised in it."""
+        masked = self._search(text)
+        if masked == text and len(self.harmless) < MAX_REMEMBERED > len(text):
+            self.harmless.add(text)
+        return masked
+
+    def _search(self, text: str) -> str:
         # One short word, without any separator, is no token and holds no name with its value.
         if len(text) < SHORTEST_TOKEN and text.isalnum():
             return text

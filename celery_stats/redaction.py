@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
 from django.conf import settings
 from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
 
-from .credentials import TextMasker
+from .credentials import MAX_REMEMBERED, TextMasker
 from .jsonsafe import Converter, jsonsafe
 from .secret_names import is_secret_name
 
 #: Fields of an answer whose replies hold tasks.
 FIELDS_WITH_TASKS = ("active", "scheduled", "reserved", "query_task")
-
-#: Names whose verdict, and texts whose harmlessness, is remembered within one answer. It is also
-#: the length from which on a text is not remembered.
-MAX_REMEMBERED = 1000
 
 # The members of an object that is a pair: {"name": "DB_PASSWORD", "value": "secret"}.
 _PAIR_NAMES = ("name", "Name", "key", "Key")
@@ -53,14 +50,13 @@ def mask(
         hide_arguments: whether to mask the ``args`` and ``kwargs`` of every task whole.
     """
     rules = _Rules()
-    masked: dict[str, Any] = _converter(rules).convert(answers) if redact else jsonsafe(answers)
-    if hide_arguments:
-        for field in masked.keys() & set(FIELDS_WITH_TASKS):
-            hidden = {
+    masked = _mask_credentials(answers, rules) if redact else dict(jsonsafe(answers))
+    for field in FIELDS_WITH_TASKS if hide_arguments else ():
+        if workers := masked.get(field):
+            masked[field] = {
                 worker: _hide_arguments(reply, rules.substitute)
-                for worker, reply in (masked[field] or {}).items()
+                for worker, reply in workers.items()
             }
-            masked = {**masked, field: hidden or masked[field]}
     return masked
 
 
@@ -93,48 +89,57 @@ def _hide_arguments(value: Any, substitute: str) -> Any:
     return {key: _hide_arguments(item, substitute) for key, item in value.items()}
 
 
-def _converter(rules: _Rules) -> Converter:
-    """Return what converts and masks the answers of a snapshot."""
+def _mask_credentials(answers: Mapping[str, Any], rules: _Rules) -> dict[str, Any]:
+    """Return the answers as JSON, with the credentials in them masked."""
     path: set[int] = set()
-    arguments = _ArgumentConverter(rules, path=path)
-    tasks = _MemberConverter(
-        rules, path=path, inside={"args": arguments, "kwargs": arguments, "error": arguments}
-    )
-    statistics = _MemberConverter(
-        rules,
-        path=path,
-        inside={"broker": _BrokerConverter(rules, path=path), "error": arguments},
-    )
-    fields = {
-        **dict.fromkeys(FIELDS_WITH_TASKS, tasks),
-        "revoked": statistics,
-        "stats": statistics,
+    arguments = _ArgumentConverter(rules, path)
+    broker = _BrokerConverter(rules, path)
+    tasks = _MaskingConverter(rules, path, dict.fromkeys(("args", "kwargs", "error"), arguments))
+    statistics = _MaskingConverter(rules, path, {"broker": broker, "error": arguments})
+    return {
+        field: (tasks if field in FIELDS_WITH_TASKS else statistics).convert(workers, level=2)
+        for field, workers in answers.items()
     }
-    return _MaskingConverter(rules, path=path, inside=fields)
 
 
 class _MaskingConverter(Converter):
-    """Masks the credentials in text that has a colon.
+    """Masks the credentials in text that has a colon, and the members named in ``inside``.
 
-    This is the rule outside of arguments and brokers. What stands there are ids, names of tasks
-    and queues, times and numbers. The only credentials among them are those in URLs, and every
-    URL has a colon.
+    Outside of these members there are ids, names of tasks and queues, times and numbers. The only
+    credentials among them are those in URLs, and every URL has a colon.
+
+    The converters in ``inside`` get members that are lists and objects. This one masks members
+    that are text: the arguments of a task can be reprs, and an error is one sentence.
     """
 
     looks_for = ":"
 
-    def __init__(self, rules: _Rules, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self, rules: _Rules, path: set[int], inside: Mapping[str, Converter] | None = None
+    ) -> None:
+        super().__init__(inside=inside, path=path)
         self.rules = rules
         self._harmless = rules.harmless
 
     def text(self, value: str) -> str:
         if value in self._harmless:  # Tasks share most of their arguments.
             return value
-        return self.rules.mask_text(value if value.isascii() else super().text(value))
+        return self.rules.mask_text(Converter.text(self, value))
 
     def other(self, value: object) -> str:
         return self.rules.mask_text(super().other(value))
+
+    def container(self, value: Any, level: int, identity: int) -> Any:
+        # Calls the base class directly, because super() is measurably slower here: this runs
+        # three times for each task.
+        result = Converter.container(self, value, level, identity)
+        if type(result) is dict:
+            for name in self._inside:
+                if (member := result.get(name)) is not None:
+                    masked = self.rules.mask_member(name, member)
+                    if masked is not member:
+                        result = {**result, name: masked}
+        return result
 
 
 class _ArgumentConverter(_MaskingConverter):
@@ -144,24 +149,22 @@ class _ArgumentConverter(_MaskingConverter):
 
     def keys(self, value: dict[Any, Any]) -> dict[str, Any]:
         named = super().keys(value)
-        # Whether an object is a pair depends on its values, so it is looked at each time.
-        self._known_keys -= _PAIR_VALUES
         if self.rules.filter_sees_values:
             return named
         secret = {name for name in named if self.rules.is_secret(name)}
-        self._known_keys -= secret
-        if not _PAIR_VALUES.isdisjoint(named):
-            pair_names = [named[name] for name in _PAIR_NAMES if type(named.get(name)) is str]
+        # Whether an object is a pair depends on its values, so it is looked at each time.
+        self._known_keys -= secret | _PAIR_VALUES
+        if pair_values := _PAIR_VALUES & named.keys():
+            pair_names = [text for name in _PAIR_NAMES if type(text := named.get(name)) is str]
             if any(map(self.rules.is_secret, pair_names)):
                 # The name of what is masked may stay, though "key" is a secret name.
-                secret = (secret - set(_PAIR_NAMES)) | (_PAIR_VALUES & named.keys())
+                secret = (secret - set(_PAIR_NAMES)) | pair_values
         # "credential_provider": null tells that there is none.
         hidden = [name for name in secret if named[name] is not None]
         return {**named, **dict.fromkeys(hidden, self.rules.substitute)} if hidden else named
 
     def container(self, value: Any, level: int, identity: int) -> Any:
-        # Calls the base class directly, because super() is measurably slower here.
-        result = Converter.container(self, value, level, identity)
+        result = Converter.container(self, value, level, identity)  # As above.
         if type(result) is not list or self.rules.filter_sees_values:
             return result
         masked: dict[int, Any] = {}
@@ -176,18 +179,15 @@ class _ArgumentConverter(_MaskingConverter):
                 following = result[index + 1]
                 if self._is_secret_pair(item, following) and str(following)[:1] != "-":
                     masked[index + 1] = self.rules.substitute
-        if not masked:
-            return result
-        return [masked.get(index, item) for index, item in enumerate(result)]
+        return [masked.get(index, item) for index, item in enumerate(result)] if masked else result
 
     def _key(self, key: Any) -> str:
         return self.rules.mask_text(super()._key(key))
 
     def _is_secret_pair(self, name: Any, value: Any) -> bool:
         # "--password=secret" holds both, and has been masked as a text.
-        if type(name) is not str or value is None or "=" in name:
-            return False
-        return self.rules.is_secret(name)
+        is_pair = type(name) is str and value is not None and "=" not in name
+        return is_pair and self.rules.is_secret(name)
 
 
 class _BrokerConverter(_ArgumentConverter):
@@ -197,34 +197,12 @@ class _BrokerConverter(_ArgumentConverter):
         return self.rules.mask_broker_url(Converter.text(self, value))
 
 
-class _MemberConverter(_MaskingConverter):
-    """Masks those members of tasks and statistics that are named in ``inside``.
-
-    The converters in ``inside`` get members that are lists and objects. This one masks members
-    that are text: the arguments of a task can be reprs, and an error is one sentence.
-    """
-
-    def container(self, value: Any, level: int, identity: int) -> Any:
-        # As above; this runs three times for each task.
-        result = Converter.container(self, value, level, identity)
-        if type(result) is dict:
-            for name in self._inside:
-                if name in result:
-                    member = result[name]
-                    masked = self.rules.mask_member(name, member)
-                    if masked is not member:
-                        result = {**result, name: masked}
-        return result
-
-
-class _Rules:
+class _Rules(TextMasker):
     """How one answer is masked: by the project's filter, or by this package where there is none.
 
     Attributes:
-        substitute: what stands in place of a credential.
         filter_sees_values: whether the project's filter is given every value, because it may
             decide by the value. Django's own filter decides by the name alone.
-        harmless: texts of this answer in which nothing was found.
     """
 
     def __init__(self) -> None:
@@ -237,38 +215,23 @@ class _Rules:
         # A filter that overrides this method may go by the value. One that only replaces Django's
         # pattern of names does not, and one verdict holds for all values of a name.
         self.filter_sees_values = type(project).cleanse_setting is not stock.cleanse_setting
-        self.substitute = str(getattr(project, "cleansed_substitute", stock.cleansed_substitute))
-        self._text_masker = TextMasker(self.is_secret, self.substitute, has_stems=self._is_stock)
-        self._verdicts: dict[str, bool] = {}
-        self.harmless: set[str] = set()
+        super().__init__(
+            is_secret=lru_cache(MAX_REMEMBERED)(self._decide),
+            substitute=str(getattr(project, "cleansed_substitute", stock.cleansed_substitute)),
+            has_stems=self._is_stock,
+        )
 
-    def mask_text(self, text: str) -> str:
-        """Return any text without the credentials that can be recognised in it."""
-        masked = self._text_masker.mask_text(text)
-        if masked == text and len(self.harmless) < MAX_REMEMBERED > len(text):
-            self.harmless.add(text)
-        return masked
-
-    def is_secret(self, name: str) -> bool:
+    def _decide(self, name: str) -> bool:
         """Return whether what stands under this name is masked."""
-        verdict = self._verdicts.get(name)
-        if verdict is None:
-            if self._is_stock:
-                verdict = is_secret_name(name) or name == settings.SESSION_COOKIE_NAME
-            else:
-                asked = "text"
-                verdict = bool(self._cleanse_setting(name, asked) != asked)
-            if len(self._verdicts) < MAX_REMEMBERED:
-                self._verdicts[name] = verdict
-        return verdict
+        if self._is_stock:
+            return is_secret_name(name) or name == settings.SESSION_COOKIE_NAME
+        return bool(self._cleanse_setting(name, "text") != "text")
 
     def mask_member(self, name: str, value: Any) -> Any:
         """Return the arguments of a task, the broker of a worker or an error, masked.
 
         Lists and objects have been masked before; only the filter of a project may change them.
         """
-        if value is None:
-            return None
         if not self._is_stock and self.is_secret(name):
             return self.substitute
         if type(value) is str:
@@ -288,7 +251,7 @@ class _Rules:
         urls = []
         for url in text.split(";"):
             before, userinfo, after = _split_broker_url(url)
-            urls.append(f"{before}{self._text_masker.mask_userinfo(userinfo)}{after}")
+            urls.append(f"{before}{self.mask_userinfo(userinfo)}{after}")
         return self.mask_text(";".join(urls))
 
     def secrets_in(self, urls: str) -> Iterator[str]:
@@ -304,10 +267,8 @@ class _Rules:
 
 def _split_broker_url(url: str) -> tuple[str, str, str]:
     """Return what stands before the user and password of a broker URL, these, and the rest."""
-    head, at, rest = url.rpartition("@")
-    scheme, separator, userinfo = head.partition("://")
-    if not separator:
-        scheme, userinfo = "", head
-    if not separator and ":" not in userinfo:  # An e-mail address: me@example.org.
+    head = url.rpartition("@")[0]
+    start = head.find("://") + 3 if "://" in head else 0
+    if not start and ":" not in head:  # An e-mail address: me@example.org.
         return url, "", ""
-    return f"{scheme}{separator}", userinfo, f"{at}{rest}"
+    return url[:start], head[start:], url[len(head) :]
