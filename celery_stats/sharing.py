@@ -14,13 +14,10 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from .control.exceptions import (
-    BrokerUnavailable,
-    CeleryStatsError,
-    SnapshotFailed,
-)
+from .control.exceptions import BrokerUnavailable, CeleryStatsError, SnapshotFailed
 
 logger = logging.getLogger(__name__)
 
@@ -38,30 +35,19 @@ MAX_RUNS = 8
 MAX_THREADS = 32
 
 
+@dataclass
 class _Run(Generic[T]):
     """One run of the work.
 
     Attributes:
+        work: takes the seconds that it may use.
         ends: the monotonic time of its latest caller's deadline.
         result: what its callers wait for.
     """
 
-    def __init__(self, work: Callable[[float], T]) -> None:
-        self.ends = 0.0
-        self.result: Future[T] = Future()
-        self._work = work
-
-    def execute(self) -> None:
-        remaining = max(self.ends - time.monotonic(), GRACE)
-        error: CeleryStatsError = SnapshotFailed("interrupted")
-        try:
-            self.result.set_result(self._work(remaining))
-        except CeleryStatsError as exc:
-            error = exc
-        finally:
-            # Callers get an error even if the work ends with SystemExit or KeyboardInterrupt.
-            if not self.result.done():
-                self.result.set_exception(error)
+    work: Callable[[float], T]
+    ends: float = 0.0
+    result: Future[T] = field(default_factory=Future)
 
     @property
     def overdue(self) -> bool:
@@ -116,11 +102,10 @@ class SingleFlight(Generic[T]):
     def _start_waiting_runs(self) -> None:
         """Start the waiting runs that there is room for. The lock is held by the caller."""
         for key, run in list(self._waiting.items()):
-            before = self._running.get(key)
-            if before is not None and not before.overdue:
+            in_time = {name for name, other in self._running.items() if not other.overdue}
+            if key in in_time:
                 continue
-            in_time = sum(not other.overdue for other in self._running.values())
-            if in_time >= MAX_RUNS or self._threads >= MAX_THREADS:
+            if len(in_time) >= MAX_RUNS or self._threads >= MAX_THREADS:
                 return
             del self._waiting[key]
             self._start(key, run)
@@ -140,9 +125,15 @@ class SingleFlight(Generic[T]):
             run.result.set_exception(SnapshotFailed("no thread"))
 
     def _execute(self, key: Hashable, run: _Run[T]) -> None:
+        error: CeleryStatsError = SnapshotFailed("interrupted")
         try:
-            run.execute()
+            run.result.set_result(run.work(max(run.ends - time.monotonic(), GRACE)))
+        except CeleryStatsError as exc:
+            error = exc
         finally:
+            # Callers get an error even if the work ends with SystemExit or KeyboardInterrupt.
+            if not run.result.done():
+                run.result.set_exception(error)
             with self._lock:
                 self._threads -= 1
                 # An overdue run has been replaced by the next one of its key.
