@@ -107,22 +107,18 @@ class SingleFlight(Generic[T]):
                 continue
             if len(in_time) >= MAX_RUNS or self._threads >= MAX_THREADS:
                 return
-            del self._waiting[key]
-            self._start(key, run)
-
-    def _start(self, key: Hashable, run: _Run[T]) -> None:
-        thread = threading.Thread(
-            target=self._execute, args=(key, run), name="celery-stats", daemon=True
-        )
-        self._running[key] = run
-        self._threads += 1
-        try:
-            thread.start()
-        except RuntimeError as exc:  # The system has no thread left.
-            logger.error("No snapshot: %s", exc)
-            self._threads -= 1
-            del self._running[key]
-            run.result.set_exception(SnapshotFailed("no thread"))
+            self._running[key] = self._waiting.pop(key)
+            self._threads += 1
+            thread = threading.Thread(
+                target=self._execute, args=(key, run), name="celery-stats", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as exc:  # The system has no thread left.
+                logger.error("No snapshot: %s", exc)
+                self._threads -= 1
+                del self._running[key]
+                run.result.set_exception(SnapshotFailed("no thread"))
 
     def _execute(self, key: Hashable, run: _Run[T]) -> None:
         error: CeleryStatsError = SnapshotFailed("interrupted")
