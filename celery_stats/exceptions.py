@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from rest_framework import status
 from rest_framework.exceptions import APIException, NotAcceptable
@@ -27,13 +27,11 @@ class NoSuchRepresentation(NotAcceptable):
         renderers: those of the view.
     """
 
-    def __init__(self, wanted: str | None, renderers: Iterable[BaseRenderer]) -> None:
-        # Pairs, because two media types share the format ``openmetrics``.
-        formats = [(str(renderer.format), renderer.media_type) for renderer in renderers]
-        offer = ", ".join(f"{name} ({media_type})" for name, media_type in formats)
+    def __init__(self, wanted: str | None, renderers: Sequence[BaseRenderer]) -> None:
+        offer = ", ".join(f"{renderer.format} ({renderer.media_type})" for renderer in renderers)
         if not wanted:
             detail = f"The Accept header excludes every format on offer: {offer}."
-        elif wanted not in dict(formats):
+        elif wanted not in {renderer.format for renderer in renderers}:
             detail = f"There is no such format. On offer are: {offer}."
         else:
             detail = f"The Accept header excludes the format {wanted}. On offer are: {offer}."
