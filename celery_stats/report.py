@@ -104,8 +104,8 @@ def get_report(question: Question, options: ReportOptions) -> Report:
     Raises:
         CeleryStatsError: no snapshot could be taken; the cause has been logged.
     """
-    work = partial(_take, question, options)
-    return _single_flight.get((question, options), work, deadline=options.deadline)
+    key = (question, options)
+    return _single_flight.get(key, partial(_take, *key), deadline=options.deadline)
 
 
 def _take(question: Question, options: ReportOptions, remaining: float) -> Report:
@@ -128,10 +128,9 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
 
 def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
     """Return a report. What is hidden from callers is hidden in answers, missing and queues."""
+    answers = mask(snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments)
     return Report(
-        answers=mask(
-            snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments
-        ),
+        answers=answers,
         # Converted like the keys of the answers, because a name may hold what UTF-8 cannot.
         missing={jsonsafe(worker): fields for worker, fields in snapshot.missing.items()},
         taken_at=snapshot.taken_at,

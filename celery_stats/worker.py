@@ -21,8 +21,6 @@ from .control.question import ARGUMENT, FIELDS
 
 logger = logging.getLogger(__name__)
 
-_encode = json.JSONEncoder(allow_nan=False).encode
-
 Handler = Callable[..., Any]
 
 
@@ -81,11 +79,11 @@ def _call(handler: Handler, state: Any, arguments: dict[str, Any]) -> Any:
 
 def _to_json(replies: dict[str, Any]) -> str:
     try:
-        return _encode(replies)
+        return json.dumps(replies, allow_nan=False)
     # Most replies are JSON already, so they are converted only where that is necessary. The
     # arguments of tasks run code of the project here, which may raise anything.
     except Exception:  # noqa: BLE001
         # Imported here, because it needs REST framework, which connect() must not load.
         from .jsonsafe import jsonsafe
 
-        return _encode(jsonsafe(replies))
+        return json.dumps(jsonsafe(replies))
