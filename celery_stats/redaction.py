@@ -22,7 +22,7 @@ from .jsonsafe import Converter, jsonsafe
 from .secret_names import is_secret_name
 
 #: Fields of an answer whose replies hold tasks.
-FIELDS_WITH_TASKS = ("active", "scheduled", "reserved", "query_task")
+FIELDS_WITH_TASKS = {"active", "scheduled", "reserved", "query_task"}
 
 # The members of an object that is a pair: {"name": "DB_PASSWORD", "value": "secret"}.
 _PAIR_NAMES = ("name", "Name", "key", "Key")
@@ -51,11 +51,11 @@ def mask(
     """
     rules = _Rules()
     masked = _mask_credentials(answers, rules) if redact else dict(jsonsafe(answers))
-    for field in FIELDS_WITH_TASKS if hide_arguments else ():
-        if workers := masked.get(field):
-            masked[field] = {
+    if hide_arguments:
+        for field in masked.keys() & FIELDS_WITH_TASKS:
+            masked[field] = masked[field] and {
                 worker: _hide_arguments(reply, rules.substitute)
-                for worker, reply in workers.items()
+                for worker, reply in masked[field].items()
             }
     return masked
 
