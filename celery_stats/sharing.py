@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -95,9 +96,7 @@ class SingleFlight(Generic[T]):
             raise BrokerUnavailable(message) from None
         except CeleryStatsError as exc:
             # Each caller gets an exception of its own, because raising adds to its traceback.
-            error = type(exc)(*exc.args)
-            error.urls = exc.urls
-            raise error from exc
+            raise copy(exc) from exc
 
     def _start_waiting_runs(self) -> None:
         """Start the waiting runs that there is room for. The lock is held by the caller."""
