@@ -55,6 +55,7 @@ def test_is_secret_name__compares_words() -> None:
         ("password=a)b page=3", "password=*** page=3"),
         ("password=Secret('a b', c), page=3", "password=***, page=3"),
         ("password=Secret('a b", "password=***"),
+        (r"password=(a\), b), page=3", "password=***, page=3"),
         ("{'password': ('a', \"b)\", '\\')'), 'page': 3}", "{'password': ***, 'page': 3}"),
         ('{"password": "a\\\\", "page": 3}', '{"password": "***", "page": 3}'),
         (

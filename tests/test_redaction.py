@@ -62,6 +62,12 @@ class Hinting(SafeExceptionReporterFilter):
     hidden_settings = re.compile("iban")
 
 
+class Members(SafeExceptionReporterFilter):
+    """A project that shows no keyword arguments and no broker."""
+
+    hidden_settings = re.compile("kwargs|broker")
+
+
 class ByValue(SafeExceptionReporterFilter):
     """A project that goes by values as well, and lets booleans pass."""
 
@@ -520,6 +526,14 @@ def test_mask__names_of_the_project(project_filter: None) -> None:
     assert masked_task(args=["x iban=DE"])["args"] == ["x iban=(hidden)"]
     # A password in a URL is one whatever names a project has in mind.
     assert masked_broker({"hostname": "redis://:x@h"}) == {"hostname": "redis://:(hidden)@h"}
+
+
+@pytest.mark.parametrize("project_filter", [Members], indirect=True)
+def test_mask__members_that_the_project_hides(project_filter: None) -> None:
+    task = masked_task(args=[1], kwargs={"a": 1})
+    assert task["args"] == [1]
+    assert task["kwargs"] == STARS
+    assert masked_broker({"hostname": "h"}) == STARS
 
 
 @pytest.mark.parametrize("project_filter", [ByValue], indirect=True)
