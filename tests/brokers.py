@@ -22,7 +22,7 @@ from celery import Celery
 
 from celery_stats.control.broker import broker_for
 from tests.celery_app import make_app
-from tests.processes import Forked, Process, free_port, wait_until, worker_server
+from tests.processes import Forked, Process, free_port, wait_until
 
 AMQP_URL = os.environ.get("CELERY_STATS_TEST_AMQP_URL")
 
@@ -229,14 +229,9 @@ class Worker(Process):
     def _run(self, args: list[str], env: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
         if not self._forks:
             return super()._run(args, env)
-        self.log.touch()
-        server = worker_server()
-        assert server.stdin
-        assert server.stdout
-        order = {"args": ["celery", *args[3:]], "log": str(self.log), "env": env}
-        server.stdin.write(json.dumps(order).encode() + b"\n")
-        server.stdin.flush()
-        return Forked(int(server.stdout.readline()))
+        with self.log.open("ab") as output:
+            log = output.fileno()
+            return Forked("celery", args[3:], env=env, stdout=log, stderr=log)
 
     def ready(self) -> Worker:
         """Wait for its own word that it takes work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import select
 import signal
@@ -38,54 +39,82 @@ def free_port() -> int:
 
 
 class Forked:
-    """A process that the server of workers has started; as much of Popen as is used of it."""
+    """A program that a fork server has started; as much of Popen as is used of it.
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        try:
-            self._fd: int | None = os.pidfd_open(pid)
-        except ProcessLookupError:  # it has ended already
-            self._fd = None
+    Args:
+        program: one of those of ``tests/fork_server.py``.
+        args: its arguments.
+        env: its whole environment.
+        stdin, stdout, stderr: file descriptors, which stay open here.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        args: list[str],
+        *,
+        env: dict[str, str],
+        stdout: int,
+        stderr: int,
+        stdin: int | None = None,
+    ) -> None:
+        self.returncode: int | None = None
+        server = fork_server(program)
+        self._status, status = os.pipe()
+        null = os.open(os.devnull, os.O_RDONLY)
+        order = json.dumps({"args": args, "env": env}).encode()
+        fds = [null if stdin is None else stdin, stdout, stderr, status]
+        socket.send_fds(server, [order], fds)
+        os.close(null)
+        os.close(status)
+        self.pid = int(server.recv(32))
 
     def poll(self) -> int | None:
-        """Return a number once the process has ended; its status is not known."""
-        return 0 if self._ended(0) else None
+        return self._find_status(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        if not self._ended(timeout):
+        status = self._find_status(timeout)
+        if status is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-        return 0
+        return status
 
-    def _ended(self, timeout: float | None) -> bool:
-        if self._fd is None:
-            return True
-        if not select.select([self._fd], [], [], timeout)[0]:
-            return False
-        os.close(self._fd)
-        self._fd = None
-        return True
+    def _find_status(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            # Nothing is written if the server has ended, which kills its processes.
+            self.returncode = int(os.read(self._status, 32) or -signal.SIGKILL)
+            os.close(self._status)
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
-        if self._fd is not None:
-            signal.pidfd_send_signal(self._fd, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
 
 @cache
-def worker_server() -> subprocess.Popen[bytes]:
-    """The server of workers of this process; see ``tests/worker_server.py``."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.worker_server"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    # It ends with its input. Python would complain of a process that still runs.
-    atexit.register(server.communicate)
-    return server
+def fork_server(program: str) -> socket.socket:
+    """Return the socket of this process's server of a program; see ``tests/fork_server.py``."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.fork_server", program],
+            cwd=ROOT,
+            env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+            stdin=theirs,
+            start_new_session=True,
+        )
+
+    def end() -> None:
+        ours.close()  # It ends with its input.
+        server.wait()  # Python would complain of a process that still runs.
+
+    atexit.register(end)
+    return ours
 
 
 class Process:
