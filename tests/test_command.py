@@ -16,9 +16,9 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from io import StringIO
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import pytest
@@ -32,12 +32,11 @@ from celery_stats.report import Report
 from tests.answers import ANSWERS, NOW
 from tests.brokers import Broker, RedisServer
 from tests.network import silent_port
-from tests.processes import ROOT, free_port, wait_until
+from tests.processes import ROOT, Forked, free_port, wait_until
 
 MakeBroker = Callable[..., Broker]
 Use = Callable[[Broker], Broker]
 
-COMMAND = (sys.executable, "-m", "django", "celery_stats")
 PASSWORD = "hunter2"
 CLOCK = r"\d\d:\d\d:\d\d"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -53,39 +52,69 @@ def environment(config: Mapping[str, Any], **env: str) -> dict[str, str]:
     }
 
 
-def run(broker: Broker, *args: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the command as a shell would, in a pipe."""
+def run(
+    broker: Broker, *args: str, stdout: int | None = None, **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command with its output in files."""
+    with TemporaryFile() as out, TemporaryFile() as err:
+        files = {"stdout": out.fileno() if stdout is None else stdout, "stderr": err.fileno()}
+        status = start(broker, *args, **files, **env).wait(30)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(args, status, out.read(), err.read())
+
+
+def start(broker: Broker, *args: str, stdin: int | None = None, **options: Any) -> Forked:
+    """Start the command where Django is imported; ``options`` has files and environment."""
+    files = {name: options.pop(name) for name in ("stdout", "stderr")}
+    env = environment(broker.config, **options)
+    return Forked("django", ["celery_stats", *args], env=env, stdin=stdin, **files)
+
+
+def run_anew(
+    broker: Broker, *args: str, stdout: int = subprocess.PIPE, **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in a new interpreter, for what depends on how that starts."""
     return subprocess.run(
-        [*COMMAND, *args],
+        [sys.executable, "-m", "django", "celery_stats", *args],
         cwd=ROOT,
         env=environment(broker.config, **env),
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         timeout=30,
         check=False,
     )
 
 
-def listen_to_interrupts() -> None:
-    """Undo what a shell does to the commands that it runs in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+class Watching:
+    """The command with --watch, writing to pipes."""
 
+    def __init__(self, broker: Broker, *args: str) -> None:
+        self.stdout, stdout = self._pipe()
+        self.stderr, stderr = self._pipe()
+        args = ("--watch", "0.5", *args)
+        self.process = start(broker, *args, stdout=stdout, stderr=stderr)
+        os.close(stdout)
+        os.close(stderr)
 
-@contextmanager
-def watching(broker: Broker, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the command with --watch in a pipe."""
-    process = subprocess.Popen(
-        [*COMMAND, "--watch", "0.5", *args],
-        cwd=ROOT,
-        env=environment(broker.config),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=listen_to_interrupts,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    @staticmethod
+    def _pipe() -> tuple[BinaryIO, int]:
+        ours, theirs = os.pipe()
+        return os.fdopen(ours, "rb"), theirs
+
+    def __enter__(self) -> Watching:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+    def interrupt(self) -> tuple[int, bytes, bytes]:
+        """Return the exit status, and what was still written to standard output and error."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(10), self.stdout.read(), self.stderr.read()
 
 
 class Terminal:
@@ -94,24 +123,10 @@ class Terminal:
     def __init__(self, broker: Broker, *args: str, size: tuple[int, int] = (100, 24), **env: str):
         self.ours, theirs = pty.openpty()
         self.resize(*size)
-        self.process = subprocess.Popen(
-            [*COMMAND, *args],
-            cwd=ROOT,
-            env=environment(broker.config, TERM="xterm-256color", **env),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=self._take_terminal,
-        )
+        files = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+        self.process = start(broker, *args, **files, TERM="xterm-256color", **env)
         os.close(theirs)
         self.seen = ""
-
-    @staticmethod
-    def _take_terminal() -> None:
-        """Let Ctrl-C reach the command."""
-        listen_to_interrupts()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def __enter__(self) -> Terminal:
         return self
@@ -143,7 +158,7 @@ class Terminal:
         """Type Ctrl-C, and return the exit status, and what came after the last picture."""
         os.write(self.ours, b"\x03")
         last = self.read_to_the_end().rpartition("\x1b[J")[2]
-        return self.process.returncode, last
+        return self.process.wait(10), last
 
     @property
     def picture(self) -> list[str]:
@@ -356,14 +371,15 @@ def test_timeout__instead_of_the_setting(make_broker: MakeBroker, use: Use, sett
     assert time.monotonic() - started < 2
 
 
+@on_redis
 def test_imports__neither_spectacular_nor_the_page(fleet: Broker) -> None:
     """The time of these imports would be part of each probe."""
-    done = run(fleet, "--json", "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
+    done = run_anew(fleet, "--json", "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     modules = set(re.findall(r"\| +(\S+)$", done.stderr.decode(), re.MULTILINE))
     assert "celery_stats.report" in modules
     assert not modules & {"drf_spectacular.openapi", "celery_stats.page", "celery_stats.schema"}
-    done = run(fleet, "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
+    done = run_anew(fleet, "--field", "stats", PYTHONPROFILEIMPORTTIME="1")
     modules = set(re.findall(r"\| +(\S+)$", done.stderr.decode(), re.MULTILINE))
     assert "celery_stats.page" in modules
     assert not modules & {"rest_framework.views", "rest_framework.renderers", "wcwidth"}
@@ -380,8 +396,9 @@ class TestJson:
         response = api.get("/api/celery-stats/", {"field": fields, "task_id": task_id})
         assert "日本語" in response.content.decode()
         args = [f"--field={field}" for field in fields]
-        for env in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
-            done = run(broker, "--json", *args, "--task-id", task_id, **env)
+        ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        for run_it, env in ((run, {}), (run_anew, ascii_only)):
+            done = run_it(broker, "--json", *args, "--task-id", task_id, **env)
             assert (done.returncode, done.stderr) == (0, b"")
             assert done.stdout == response.content
 
@@ -457,27 +474,23 @@ class TestInAPipe:
 
     @on_redis
     @pytest.mark.parametrize("option", [(), ("--json",), ("--watch",), ("--watch", "--json")])
-    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("unbuffered", [False, True])
     def test_reader_gone__the_status_and_no_word(
-        self, fleet: Broker, option: tuple[str, ...], unbuffered: str
+        self, fleet: Broker, option: tuple[str, ...], unbuffered: bool
     ) -> None:
         ours, theirs = os.pipe()
         os.close(ours)  # As ``head`` does after its last line.
-        done = subprocess.run(
-            [*COMMAND, *option],
-            cwd=ROOT,
-            env=environment(fleet.config, PYTHONUNBUFFERED=unbuffered),
-            stdout=theirs,
-            stderr=subprocess.PIPE,
-            timeout=30,
-            check=False,
-        )
+        if unbuffered:
+            done = run(fleet, *option, stdout=theirs, PYTHONUNBUFFERED="1")
+        else:
+            # The interpreter writes what is left in the buffer when it ends.
+            done = run_anew(fleet, *option, stdout=theirs)
         os.close(theirs)
         assert (done.returncode, done.stderr) == (0, b"")
 
     @on_redis
     def test_encoding_without_the_dash__question_mark(self, fleet: Broker) -> None:
-        done = run(fleet, "--task-id", "naïve", PYTHONIOENCODING="ascii")
+        done = run_anew(fleet, "--task-id", "naïve", PYTHONIOENCODING="ascii")
         assert done.returncode == 0
         assert re.search(r"^na\?ve +unknown +\?$", done.stdout.decode(), re.MULTILINE)
 
@@ -555,35 +568,29 @@ class TestWatch:
 
     @on_redis
     def test_pipe__snapshot_below_snapshot(self, fleet: Broker) -> None:
-        with watching(fleet) as process:
-            assert process.stdout
+        with Watching(fleet) as process:
             # The summary, the table of two workers and the queue, with an empty line after each.
             lines = [process.stdout.readline().decode() for _ in range(18)]
-            process.send_signal(signal.SIGINT)
-            _, complaint = process.communicate(timeout=10)
+            status, _, complaint = process.interrupt()
         shapes = [re.sub(r"[\d.:]+", "#", line.split("  ")[0]).strip() for line in lines]
         assert shapes[:3] == ["# workers answered in # ms at #", "", "Worker"]
         assert shapes[:9] == shapes[9:]
         assert "\x1b" not in "".join(lines)
-        assert (process.returncode, complaint) == (0, b"")
+        assert (status, complaint) == (0, b"")
 
     @on_redis
     def test_json__a_line_for_each(self, fleet: Broker) -> None:
-        with watching(fleet, "--json") as process:
-            assert process.stdout
+        with Watching(fleet, "--json") as process:
             for _ in range(2):
                 snapshot = json.loads(process.stdout.readline())
                 assert list(snapshot["stats"]) == ["one@fleet", "two@fleet"]
-            process.send_signal(signal.SIGINT)
-            _, complaint = process.communicate(timeout=10)
-        assert (process.returncode, complaint) == (0, b"")
+            status, _, complaint = process.interrupt()
+        assert (status, complaint) == (0, b"")
 
     def test_json_and_broker_away__nothing_in_stdout(self, make_broker: MakeBroker) -> None:
         broker = make_broker(broker_url=f"redis://127.0.0.1:{free_port()}/0")
-        with watching(broker, "--json") as process:
-            assert process.stderr
+        with Watching(broker, "--json") as process:
             for _ in range(2):
                 assert process.stderr.readline().startswith(b"No snapshot: BrokerUnavailable: ")
-            process.send_signal(signal.SIGINT)
-            written, _ = process.communicate(timeout=10)
-        assert (process.returncode, written) == (2, b"")
+            status, written, _ = process.interrupt()
+        assert (status, written) == (2, b"")
