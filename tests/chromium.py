@@ -97,39 +97,42 @@ class Recorded:
 
 @contextmanager
 def page_servers(folder: Path) -> Iterator[Callable[..., Recorded]]:
-    """Return a function that starts page servers that anybody may see.
+    """Return a function that gives page servers that anybody may see.
+
+    Each shows ``ANSWERS`` when it is asked for. Those with other settings are other processes.
 
     Args:
         folder: where they keep their files.
     """
-    servers: list[Recorded] = []
+    servers: dict[str, Recorded] = {}
 
     def serve(prefix: str = "", **settings: Any) -> Recorded:
         anybody = {
             "PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
             "AUTHENTICATION_CLASSES": [],
         }
-        settings = {"DRF_CELERY_STATS": anybody, **settings}
-        port, file = free_port(), folder / f"{len(servers)}.json"
-        args = [str(port), str(file), json.dumps(settings), prefix]
-        process = Process(
-            [sys.executable, "-m", "tests.page_server", *args], log=file.with_suffix(".log")
-        )
-        server = Recorded(f"http://127.0.0.1:{port}{prefix}{PATH}", file, process)
-        servers.append(server)
-        server.say(ANSWERS)
+        overrides = json.dumps({"DRF_CELERY_STATS": anybody, **settings})
+        key = prefix + overrides
+        if key not in servers:
+            port, file = free_port(), folder / f"{len(servers)}.json"
+            args = [str(port), str(file), overrides, prefix]
+            process = Process(
+                [sys.executable, "-m", "tests.page_server", *args], log=file.with_suffix(".log")
+            )
+            servers[key] = Recorded(f"http://127.0.0.1:{port}{prefix}{PATH}", file, process)
 
-        def listening() -> bool:
-            assert process.popen.poll() is None, process.log.read_text()
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return True
-            return False
+            def listening() -> bool:
+                assert process.popen.poll() is None, process.log.read_text()
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    return True
+                return False
 
-        wait_until(listening, what="the page server")
-        return server
+            wait_until(listening, what="the page server")
+        servers[key].say(ANSWERS)
+        return servers[key]
 
     try:
         yield serve
     finally:
-        for server in servers:
+        for server in servers.values():
             server.process.stop()

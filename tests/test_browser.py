@@ -473,9 +473,9 @@ def test_broker_stops_and_returns(
 # A page over a recorded answer
 
 
-@pytest.fixture
-def recorded(tmp_path: Path) -> Iterator[Callable[..., Recorded]]:
-    with page_servers(tmp_path) as serve:
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Recorded]]:
+    with page_servers(tmp_path_factory.mktemp("pages")) as serve:
         yield serve
 
 

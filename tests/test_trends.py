@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +20,9 @@ def stats(slots: int = 4, **total: int) -> dict[str, Any]:
     return {"pool": {"max-concurrency": slots}, "total": total}
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Recorded]:
-    with page_servers(tmp_path) as serve:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+    with page_servers(tmp_path_factory.mktemp("pages")) as serve:
         yield serve()
 
 
@@ -142,15 +141,15 @@ class TestTrends:
     ) -> None:
         server.say({"active": {"a@h": []}, "stats": {"a@h": stats()}})
         page = open_page(server.url)
-        # One report every five seconds, as if the server had sent it.
+        # One report every thirty seconds, as if the server had sent it.
         page.evaluate(
             """async () => {
                 const taken = document.getElementById("taken");
                 const total = document.getElementById("total-active");
                 const start = Date.parse(taken.dateTime);
-                for (let n = 1; n <= 17280; n += 1) {
-                    total.setAttribute("value", n === 700 ? 99 : 3);
-                    taken.dateTime = new Date(start + 5000 * n).toISOString();
+                for (let n = 1; n <= 2880; n += 1) {
+                    total.setAttribute("value", n === 117 ? 99 : 3);
+                    taken.dateTime = new Date(start + 30000 * n).toISOString();
                     await Promise.resolve();
                 }
             }"""
@@ -159,9 +158,9 @@ class TestTrends:
         points = [point.split(" ") for point in path[1:].split("L")]
         assert 120 <= len(points) <= 240
         assert [float(points[0][0]), float(points[-1][0])] == [0.0, 100.0]
-        # It is at the 700th of 17,280 reports.
+        # It is at the 117th of 2,880 reports.
         peak = min(points, key=lambda point: float(point[1]))
-        assert float(peak[0]) == pytest.approx(4.05, abs=1)
+        assert float(peak[0]) == pytest.approx(4.06, abs=1)
         assert words(page, "[data-key=active]") == "Active lowest 3, highest 99, now 3"
 
     def test_no_script__neither_lines_nor_filter(
