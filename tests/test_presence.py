@@ -234,6 +234,40 @@ class TestRedisRaces:
             assert workers_by_field(take(broker.app)) == everywhere("one@t")
 
 
+@pytest.mark.parametrize("pongs_as", ["node@t", "another@t"], ids=["no-worker", "dead"])
+def test_remembered_as_no_worker_or_dead__forgotten_when_it_answers(
+    make_broker: MakeBroker, pongs_as: str
+) -> None:
+    broker = make_broker()
+    memory = broker_for(broker.app).memory
+    answers, answered = threading.Event(), threading.Event()
+
+    def node(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if answered.is_set():
+            return
+        if answers.is_set():
+            mailbox.answer(command)
+            answered.set()
+        elif command["method"] == "ping":
+            mailbox.answer(command, pongs_as)
+
+    def one(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        # Otherwise a question may end before the node has answered it.
+        assert not answers.is_set() or answered.wait(20)
+        mailbox.answer_together(command)
+
+    with Mailbox(broker, "one@t", one), Mailbox(broker, "node@t", node):
+        take(broker.app)
+        assert memory.ping_result is not None
+        assert memory.ping_result.no_workers | memory.ping_result.dead == {"node@t"}
+        answers.set()
+        assert workers_by_field(take(broker.app, fields=("stats",)))["stats"] == [
+            *("node@t", "one@t"),
+        ]
+        assert memory.ping_result is None
+        assert take(broker.app, 0.5).missing == {"node@t": FIELDS}
+
+
 class TestRabbitMQ:
     @pytest.fixture
     def pinged(self, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
