@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from select import select
 from typing import Any
 
@@ -270,6 +271,19 @@ def test_remembered_as_no_worker_or_dead__forgotten_when_it_answers(
 
 class TestRabbitMQ:
     @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+        """Set when a question was published, and has seen what is remembered."""
+        asked = threading.Event()
+        after_asking = amqp_presence.AmqpPresence.after_asking
+
+        def noted(self: amqp_presence.AmqpPresence) -> None:
+            after_asking(self)
+            asked.set()
+
+        monkeypatch.setattr(amqp_presence.AmqpPresence, "after_asking", noted)
+        return asked
+
+    @pytest.fixture
     def pinged(self, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         """Set when every node was pinged, and the gone workers were found."""
         pinged = threading.Event()
@@ -319,6 +333,70 @@ class TestRabbitMQ:
             assert workers_by_field(take(broker.app, workers=("one@t",))) == everywhere("one@t")
             assert not pinged.is_set()
             assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "slow@t")
+
+    def test_worker_learnt_by_another_question__not_awaited(
+        self, make_broker: MakeBroker, asked: threading.Event
+    ) -> None:
+        """It is new, and has not received the question that was asked before."""
+        broker = make_broker("amqp")
+        may_answer = threading.Event()
+        may_answer.set()
+
+        def held(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            assert may_answer.wait(20)
+            mailbox.answer(command)
+
+        def only_if_named(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if command["destination"]:
+                mailbox.answer(command)
+
+        with Mailbox(broker, "one@t", held), ThreadPoolExecutor() as pool:
+            take(broker.app, 0.5)
+            may_answer.clear()
+            asked.clear()
+            first = pool.submit(take, broker.app)
+            assert asked.wait(20)
+            with Mailbox(broker, "new@t", only_if_named):
+                take(broker.app, workers=("new@t",))
+                assert broker_for(broker.app).memory.amqp.known == {"new@t", "one@t"}
+                may_answer.set()
+                snapshot = first.result()
+        assert workers_by_field(snapshot) == everywhere("one@t")
+        assert snapshot.missing == {}
+
+    def test_window_of_another_question__does_not_end_its_own(
+        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch, asked: threading.Event
+    ) -> None:
+        broker = make_broker("amqp")
+        other_is_over, looked = threading.Event(), threading.Event()
+        seconds_to_listen = amqp_presence.AmqpPresence.seconds_to_listen
+
+        def noted(self: amqp_presence.AmqpPresence, *args: Any) -> float | None:
+            seconds = seconds_to_listen(self, *args)
+            if other_is_over.is_set():
+                looked.set()
+            return seconds
+
+        monkeypatch.setattr(amqp_presence.AmqpPresence, "seconds_to_listen", noted)
+
+        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            assert looked.wait(20)
+            mailbox.answer(command)
+
+        with (
+            Mailbox(broker, "one@t", Mailbox.answer),
+            Mailbox(broker, "slow@t", slow),
+            ThreadPoolExecutor() as pool,
+        ):
+            take(broker.app, workers=("one@t",))  # It is known; whether others are there is not.
+            asked.clear()
+            first = pool.submit(take, broker.app)
+            assert asked.wait(20)
+            other = take(broker.app, 0.5, fields=("stats",))
+            assert workers_by_field(other)["stats"] == ["one@t"]
+            assert broker_for(broker.app).memory.amqp.window_passed
+            other_is_over.set()
+            assert workers_by_field(first.result()) == everywhere("one@t", "slow@t")
 
     def test_after_a_pause__no_window(
         self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
