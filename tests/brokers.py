@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,11 @@ class Broker:
             broker_for(app).close()
             app.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+#: What the fixtures ``make_broker`` and ``use`` are.
+MakeBroker = Callable[..., Broker]
+Use = Callable[[Broker], Broker]
 
 
 class Worker(Process):

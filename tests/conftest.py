@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 
 from tests import celery_app
 from tests.accounts.models import User
-from tests.brokers import AMQP_URL, Broker, RedisServer
+from tests.brokers import AMQP_URL, Broker, MakeBroker, RedisServer, Use
 
 #: The files that take longest, which therefore begin first.
 LONGEST = (
@@ -57,7 +57,7 @@ def place(kind: str, request: pytest.FixtureRequest, **config: Any) -> Broker:
 
 
 @pytest.fixture
-def make_broker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker]]:
+def make_broker(request: pytest.FixtureRequest) -> Iterator[MakeBroker]:
     """Make brokers of a kind; each is a place of its own, gone at the end."""
     made: list[Broker] = []
 
@@ -80,7 +80,7 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Broker], Broker]:
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Point the endpoint to a broker's Celery app."""
 
     def point(broker: Broker) -> Broker:

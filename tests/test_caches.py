@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
-from tests.brokers import Broker
+from tests.brokers import Broker, MakeBroker, Use
 
 SITE = "/api/celery-stats/"
 HTML = {"Accept": "text/html"}
@@ -55,7 +55,7 @@ def replaces_the_header(
 
 
 @pytest.fixture
-def workerless(make_broker: Callable[..., Broker], use: Callable[[Broker], Broker]) -> Broker:
+def workerless(make_broker: MakeBroker, use: Use) -> Broker:
     return use(make_broker())
 
 

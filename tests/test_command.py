@@ -15,7 +15,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -30,12 +30,9 @@ from celery_stats.control.question import FIELDS
 from celery_stats.management.commands.celery_stats import Command
 from celery_stats.report import Report
 from tests.answers import ANSWERS, NOW
-from tests.brokers import Broker, RedisServer
+from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.network import silent_port
 from tests.processes import ROOT, Forked, free_port, wait_until
-
-MakeBroker = Callable[..., Broker]
-Use = Callable[[Broker], Broker]
 
 PASSWORD = "hunter2"
 CLOCK = r"\d\d:\d\d:\d\d"

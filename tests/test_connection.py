@@ -14,12 +14,11 @@ from celery import Celery
 from celery_stats.control.configuration import configured_connection
 from celery_stats.control.connection import ControlConnection
 from celery_stats.control.exceptions import BrokerUnavailable, RemoteControlUnsupported
-from tests.brokers import Broker
+from tests.brokers import MakeBroker
 from tests.celery_app import make_app
 from tests.conftest import KINDS
 from tests.processes import wait_until
 
-MakeBroker = Callable[..., Broker]
 Connect = Callable[..., ControlConnection]
 
 

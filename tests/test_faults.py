@@ -31,7 +31,7 @@ from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.redaction import safe_error
 from tests import celery_app
 from tests.asking import everywhere
-from tests.brokers import AMQP_URL, Broker, RedisServer, redis_binary
+from tests.brokers import AMQP_URL, Broker, MakeBroker, RedisServer, redis_binary
 from tests.mailbox import Mailbox
 from tests.network import Proxy, silent_port
 from tests.processes import Process, free_port, wait_until
@@ -478,7 +478,7 @@ class TestConfiguration:
     )
     def test_unimportable_app__503_then_back(
         self,
-        make_broker: Callable[..., Broker],
+        make_broker: MakeBroker,
         api: APIClient,
         outage: Outage,
         use_app: UseApp,

@@ -19,14 +19,12 @@ from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
-from tests.brokers import Broker
+from tests.brokers import Broker, MakeBroker, Use
 from tests.mailbox import Mailbox
 from tests.simulated import replies
 
 URL = "/api/celery-stats/"
 DEADLINE = 12.0
-MakeBroker = Callable[..., Broker]
-Use = Callable[[Broker], Broker]
 Command = dict[str, Any]
 Speak = Callable[[Mailbox, Command], None]
 

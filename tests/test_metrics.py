@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from math import isfinite
 from typing import Any
@@ -23,7 +23,7 @@ from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.metrics import _GAUGES, openmetrics, prometheus
 from celery_stats.report import Report
-from tests.brokers import Broker
+from tests.brokers import Broker, MakeBroker, Use
 from tests.mailbox import Mailbox
 from tests.processes import ROOT, free_port, wait_until
 from tests.simulated import replies
@@ -46,8 +46,6 @@ PROMETHEUS_3 = (
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
 
-Use = Callable[[Broker], Broker]
-MakeBroker = Callable[..., Broker]
 Samples = dict[tuple[str, ...], float]
 
 

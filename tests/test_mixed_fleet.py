@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import celery
@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
-from tests.brokers import Broker, Worker
+from tests.brokers import Broker, MakeBroker, Use, Worker
 from tests.celery_app import ODD, ODD_AS_JSON
 from tests.comparison import without_what_changes
 from tests.conftest import KINDS, place
@@ -128,7 +128,7 @@ def expect_as_inspect(broker: Broker, api: APIClient) -> None:
 
 @pytest.mark.parametrize("broker", KINDS, indirect=True)
 def test_every_version__answers_everything_as_to_inspect(
-    broker: Broker, use: Callable[[Broker], Broker], api: APIClient, settings: Any
+    broker: Broker, use: Use, api: APIClient, settings: Any
 ) -> None:
     settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "TIMEOUT": 4.0}
     use(broker)
@@ -176,7 +176,7 @@ def test_every_other_worker_stopped__gone_at_once_and_not_missing(broker: Broker
 
 
 def test_odd_arguments__every_worker_with_the_app_whole_and_nobody_deaf(
-    make_broker: Callable[..., Broker],
+    make_broker: MakeBroker,
 ) -> None:
     broker = make_broker("redis")
     for version in SUPPORTED:

@@ -18,7 +18,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from rest_framework.test import APIClient
 
-from tests.brokers import Broker, Worker
+from tests.brokers import Broker, MakeBroker, Use, Worker
 from tests.processes import ROOT, Process, free_port, wait_until
 
 DOCS = ROOT / "docs" / "monitoring"
@@ -45,7 +45,7 @@ def promtool(*args: str, folder: Path = DOCS, text: str = "") -> str:
 
 
 @pytest.fixture
-def broker(make_broker: Callable[..., Broker], use: Callable[[Broker], Broker]) -> Broker:
+def broker(make_broker: MakeBroker, use: Use) -> Broker:
     return use(make_broker(worker_prefetch_multiplier=1))
 
 
@@ -209,7 +209,7 @@ class TestScrape:
         assert prometheus.health() == "up"
 
     def test_broker_away__down_and_that_alert(
-        self, prometheus: Prometheus, make_broker: Callable[..., Broker], use: Callable[..., Any]
+        self, prometheus: Prometheus, make_broker: MakeBroker, use: Callable[..., Any]
     ) -> None:
         use(make_broker(broker_url=f"redis://127.0.0.1:{free_port()}/0"))
         wait_until(lambda: prometheus.firing() == {("CeleryBrokerUnavailable", "")})

@@ -20,7 +20,7 @@ from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 from tests.accounts.models import User
 from tests.answers import ANSWERS, EMPTY, HOSTILE, NOW, STATS, TASK
-from tests.brokers import Broker
+from tests.brokers import MakeBroker, Use
 from tests.processes import wait_until
 
 URL = "/api/celery-stats/"
@@ -608,8 +608,8 @@ def test_refusal__any_shape() -> None:
 
 
 def test_page_of_real_workers(
-    use: Callable[[Broker], Broker],
-    make_broker: Callable[..., Broker],
+    use: Use,
+    make_broker: MakeBroker,
     browser_client: Client,
 ) -> None:
     broker = use(make_broker())

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ from rest_framework.test import APIClient
 
 from celery_stats.permissions import IsSupportUser
 from celery_stats.views import CeleryStatsView
-from tests.brokers import Broker
+from tests.brokers import MakeBroker, Use
 
 
 class Caller:
@@ -106,7 +105,7 @@ def test_has_permission__anything_else__refused(user: Any) -> None:
     ("user", "status"), [(Agent(True), 200), (Agent(False), 403), (Sorted(), 403)]
 )
 def test_get__flag_that_is_a_method(
-    user: Any, status: int, make_broker: Callable[..., Broker], use: Callable[[Broker], Broker]
+    user: Any, status: int, make_broker: MakeBroker, use: Use
 ) -> None:
     use(make_broker())
     client = APIClient()

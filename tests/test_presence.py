@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from select import select
 from typing import Any
@@ -19,11 +19,9 @@ from celery_stats.control.question import FIELDS
 from celery_stats.control.snapshot import Snapshot
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.beat import beat
-from tests.brokers import Broker, RedisServer, deaf_afterwards
+from tests.brokers import Broker, MakeBroker, RedisServer, deaf_afterwards
 from tests.mailbox import Mailbox
 from tests.processes import wait_until
-
-MakeBroker = Callable[..., Broker]
 
 has_beat = pytest.mark.skipif(
     celery.VERSION < (5, 7), reason="celery beat has remote control from Celery 5.7"

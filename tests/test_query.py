@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -19,7 +18,7 @@ from rest_framework.versioning import QueryParameterVersioning
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.query import parse_question
 from tests.accounts.models import User
-from tests.brokers import Broker
+from tests.brokers import MakeBroker, Use
 
 
 def errors(query: str) -> dict[str, list[str]]:
@@ -97,8 +96,8 @@ class QueryToken(TokenAuthentication):
 
 def test_endpoint__token_in_the_url__ignored_where_the_setting_names_it(
     support_user: User,
-    make_broker: Callable[..., Broker],
-    use: Callable[[Broker], Broker],
+    make_broker: MakeBroker,
+    use: Use,
     settings,
 ) -> None:
     use(make_broker())

@@ -18,12 +18,11 @@ from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.queues import queue_lengths
 from celery_stats.control.snapshot import take_snapshot
 from celery_stats.report import Report
-from tests.brokers import Broker
+from tests.brokers import Broker, MakeBroker, Use
 from tests.processes import wait_until
 
 URL = "/api/celery-stats/"
 KINDS = ("redis", "filesystem", "amqp")
-MakeBroker = Callable[..., Broker]
 
 
 @pytest.fixture(params=KINDS)
@@ -189,7 +188,7 @@ def test_take_snapshot__queues_not_asked_for__none(make_broker: MakeBroker) -> N
 
 
 def test_metrics__backlog_behind_a_busy_worker__the_length_of_the_queue(
-    make_broker: MakeBroker, use: Callable[[Broker], Broker], api: APIClient
+    make_broker: MakeBroker, use: Use, api: APIClient
 ) -> None:
     broker = use(make_broker(worker_prefetch_multiplier=1))
     broker.fleet("one@h")
@@ -207,7 +206,7 @@ def test_metrics__backlog_behind_a_busy_worker__the_length_of_the_queue(
 
 def test_json_and_narrowed_page__no_queue_is_looked_at(
     make_broker: MakeBroker,
-    use: Callable[[Broker], Broker],
+    use: Use,
     api: APIClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
 from io import StringIO
@@ -20,7 +20,7 @@ from celery_stats import report
 from celery_stats.conf import DEFAULTS, conf
 from celery_stats.control.question import Question
 from celery_stats.report import ReportOptions
-from tests.brokers import Broker, RedisServer
+from tests.brokers import Broker, MakeBroker, RedisServer
 from tests.celery_app import Unprintable
 from tests.comparison import without_what_changes
 from tests.processes import wait_until
@@ -143,7 +143,7 @@ def nested(levels: int) -> list[Any]:
 
 
 def test_odd_values__strict_json_and_nobody_else_touched(
-    make_broker: Callable[..., Broker], use: Any, api: APIClient
+    make_broker: MakeBroker, use: Any, api: APIClient
 ) -> None:
     broker = use(make_broker(task_serializer="pickle"))
     broker.fleet("one@t", "two@t")
@@ -169,7 +169,7 @@ def test_odd_values__strict_json_and_nobody_else_touched(
 
 
 def test_content_type_not_accepted__no_answer_from_that_worker_alone(
-    make_broker: Callable[..., Broker], use: Any, api: APIClient
+    make_broker: MakeBroker, use: Any, api: APIClient
 ) -> None:
     broker = make_broker(accept_content=["json"])
     use(broker)

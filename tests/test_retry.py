@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from tests.asking import everywhere, take, workers_by_field
-from tests.brokers import Broker
+from tests.brokers import MakeBroker
 from tests.mailbox import Mailbox
-
-MakeBroker = Callable[..., Broker]
 
 
 def test_worker_that_owes_an_answer_later_than_others__asked_again_too(

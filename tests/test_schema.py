@@ -12,7 +12,7 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from celery_stats.control.question import FIELDS
 from celery_stats.redaction import mask
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
-from tests.brokers import Broker, RedisServer, deaf_afterwards
+from tests.brokers import MakeBroker, RedisServer, Use, deaf_afterwards
 from tests.pools import BUSY, IDLE, Fleet, at_work
 from tests.processes import ROOT, wait_until
 from tests.published import load, problems
@@ -59,7 +59,7 @@ def fleet(redis_server: RedisServer) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def answer(fleet: Fleet, use: Callable[[Broker], Broker], api: APIClient) -> dict[str, Any]:
+def answer(fleet: Fleet, use: Use, api: APIClient) -> dict[str, Any]:
     """The endpoint's answer about a busy worker of each pool."""
     use(fleet.broker)
     response = api.get(URL, {"task_id": fleet.task_ids})
@@ -214,18 +214,14 @@ def test_answer__every_pool_with_content_under_every_key(
             assert replies[worker] or (pool in IDLE and key in BUSY), (key, pool)
 
 
-def test_answer__no_workers(
-    make_broker: Callable[..., Broker], use: Callable[[Broker], Broker], api: APIClient
-) -> None:
+def test_answer__no_workers(make_broker: MakeBroker, use: Use, api: APIClient) -> None:
     use(make_broker())
     answer = api.get(URL).json()
     assert answer == dict.fromkeys(FIELDS)
     assert problems(answer, load()) == []
 
 
-def test_answer__error_replies(
-    make_broker: Callable[..., Broker], use: Callable[[Broker], Broker], api: APIClient
-) -> None:
+def test_answer__error_replies(make_broker: MakeBroker, use: Use, api: APIClient) -> None:
     broker = use(make_broker(imports=["tests.broken_commands"]))
     broker.fleet("broken@h")
     answer = api.get(URL, {"task_id": "a"}).json()
@@ -237,7 +233,7 @@ def test_answer__error_replies(
 
 @deaf_afterwards
 def test_answer__after_a_retry_with_reprs(
-    make_broker: Callable[..., Broker], use: Callable[[Broker], Broker], api: APIClient
+    make_broker: MakeBroker, use: Use, api: APIClient
 ) -> None:
     broker = use(make_broker())
     broker.fleet("odd@h")
@@ -256,9 +252,7 @@ def test_answer__after_a_retry_with_reprs(
     assert problems(answer, load()) == []
 
 
-def test_answer__masked(
-    fleet: Fleet, use: Callable[[Broker], Broker], api: APIClient, settings: Any
-) -> None:
+def test_answer__masked(fleet: Fleet, use: Use, api: APIClient, settings: Any) -> None:
     settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "HIDE_ARGUMENTS": True}
     use(fleet.broker)
     answer = api.get(URL, {"task_id": fleet.task_ids}).json()

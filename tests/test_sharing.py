@@ -19,12 +19,11 @@ from celery_stats.control.exceptions import BrokerUnavailable, CeleryStatsError,
 from celery_stats.control.question import FIELDS
 from celery_stats.sharing import SingleFlight
 from tests.accounts.models import User
-from tests.brokers import Broker, RedisServer
+from tests.brokers import MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox
 from tests.processes import wait_until
 
 URL = "/api/celery-stats/"
-Use = Callable[[Broker], Broker]
 
 
 class Work:
@@ -350,7 +349,7 @@ class TestRequests:
     """The same through the endpoint, in one process of many threads."""
 
     def test_64_at_once__a_handful_of_snapshots_and_all_whole(
-        self, make_broker: Callable[..., Broker], use: Use
+        self, make_broker: MakeBroker, use: Use
     ) -> None:
         broker = use(make_broker())
         together = threading.Barrier(64)
@@ -367,7 +366,7 @@ class TestRequests:
             assert all(mailbox.heard.count(name) <= 6 for name in FIELDS)
 
     def test_under_load__every_answer_tells_what_was_so_when_it_was_asked(
-        self, make_broker: Callable[..., Broker], use: Use
+        self, make_broker: MakeBroker, use: Use
     ) -> None:
         broker = use(make_broker())
         broker.fleet("one@t")
@@ -391,7 +390,7 @@ class TestRequests:
             assert {status for future in others for status in future.result()} == {200}
 
     def test_one_after_the_other__on_one_connection(
-        self, make_broker: Callable[..., Broker], use: Use, redis_server: RedisServer
+        self, make_broker: MakeBroker, use: Use, redis_server: RedisServer
     ) -> None:
         broker = use(make_broker())
         with Mailbox(broker, "one@t", Mailbox.answer), redis_server.client() as client:

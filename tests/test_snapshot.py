@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,12 @@ from celery_stats.control.broker import broker_for
 from celery_stats.control.question import FIELDS
 from celery_stats.control.snapshot import Snapshot
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
-from tests.brokers import Broker, RedisServer, deaf_afterwards
+from tests.brokers import Broker, MakeBroker, RedisServer, deaf_afterwards
 from tests.comparison import without_what_changes
 from tests.conftest import KINDS
 from tests.mailbox import Mailbox
 from tests.network import Proxy
 from tests.processes import ROOT, wait_until
-
-MakeBroker = Callable[..., Broker]
 
 
 def forget_window(app: Celery) -> None:

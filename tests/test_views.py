@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,14 +14,13 @@ from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS
 from tests.accounts.models import User
-from tests.brokers import Broker
+from tests.brokers import Broker, MakeBroker, Use
 
 URL = "/api/celery-stats/"
-Use = Callable[[Broker], Broker]
 
 
 @pytest.fixture
-def workerless(make_broker: Callable[..., Broker], use: Use) -> Broker:
+def workerless(make_broker: MakeBroker, use: Use) -> Broker:
     return use(make_broker())
 
 

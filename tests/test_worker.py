@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from celery_stats.control.presence import redis as redis_presence
 from celery_stats.control.question import ARGUMENT, FIELDS, Question
 from celery_stats.control.snapshot import Snapshot
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
-from tests.brokers import Broker
+from tests.brokers import Broker, MakeBroker
 from tests.celery_app import ODD, ODD_AS_JSON
 from tests.comparison import without_what_changes
 from tests.conftest import KINDS
@@ -25,8 +25,6 @@ from tests.mailbox import Mailbox
 from tests.moments import watch
 from tests.pools import POOLS
 from tests.processes import ROOT, wait_until
-
-MakeBroker = Callable[..., Broker]
 
 
 @pytest.fixture
