@@ -1,7 +1,7 @@
 """Debian's Chromium, driven by Playwright, and pages over recorded answers for it to show.
 
-The test modules that use it have three fixtures of their own: ``browser``, ``open_page`` and
-``recorded``; what those do is here.
+The fixtures ``browser`` and ``recorded`` are in ``conftest.py``. The test modules have a fixture
+``open_page`` of their own, which says what a page must not do.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ PATH = "/api/celery-stats/"
 SOON = 20_000
 
 Page = Any  # playwright's, which may not be installed
+#: What the fixture ``open_page`` of each module is.
+OpenPage = Callable[..., Page]
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def pages(browser: Any, prepare: Callable[[Page], None]) -> Iterator[Callable[..., Page]]:
+def pages(browser: Any, prepare: Callable[[Page], None]) -> Iterator[OpenPage]:
     """Return a function that opens pages, each with a browser profile of its own.
 
     Args:
@@ -95,8 +97,12 @@ class Recorded:
         new.replace(self.file)
 
 
+#: What the fixture ``recorded`` is.
+Record = Callable[..., Recorded]
+
+
 @contextmanager
-def page_servers(folder: Path) -> Iterator[Callable[..., Recorded]]:
+def page_servers(folder: Path) -> Iterator[Record]:
     """Return a function that gives page servers that anybody may see.
 
     Each shows ``ANSWERS`` when it is asked for. Those with other settings are other processes.

@@ -12,6 +12,7 @@ from rest_framework.test import APIClient
 from tests import celery_app
 from tests.accounts.models import User
 from tests.brokers import AMQP_URL, Broker, MakeBroker, RedisServer, Use
+from tests.chromium import Record, chromium, page_servers
 
 #: The files that take longest, which therefore begin first.
 LONGEST = (
@@ -102,3 +103,16 @@ def api(support_user: User) -> APIClient:
     token = Token.objects.create(user=support_user)
     client.credentials(HTTP_AUTHORIZATION=f"Token {token.key}")
     return client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
+    """Serve pages over recorded answers that anybody may see."""
+    with page_servers(tmp_path_factory.mktemp("pages")) as serve:
+        yield serve

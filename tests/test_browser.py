@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -19,28 +19,13 @@ from celery import Celery
 
 from tests.answers import ANSWERS, EMPTY, HOSTILE, STATS, TASK
 from tests.brokers import RedisServer
-from tests.chromium import (
-    PATH,
-    SOON,
-    Page,
-    Recorded,
-    chromium,
-    needs_chromium,
-    page_servers,
-    pages,
-)
+from tests.chromium import PATH, SOON, OpenPage, Page, Record, needs_chromium, pages
 from tests.processes import Process, wait_until
 
 pytestmark = needs_chromium
 
 
 # The browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @dataclass
@@ -82,7 +67,7 @@ def watch() -> Iterator[Watch]:
 
 
 @pytest.fixture
-def open_page(browser: Any, watch: Watch) -> Iterator[Callable[..., Page]]:
+def open_page(browser: Any, watch: Watch) -> Iterator[OpenPage]:
     with pages(browser, watch.look_at) as open_page:
         yield open_page
 
@@ -190,7 +175,7 @@ def log_in(page: Page, name: str, password: str) -> None:
 
 
 @pytest.fixture
-def demo_page(demo: Demo, open_page: Callable[..., Page]) -> Callable[..., Page]:
+def demo_page(demo: Demo, open_page: OpenPage) -> OpenPage:
     """The demo's page as its support user sees it."""
 
     def make(query: str = "", **options: Any) -> Page:
@@ -209,7 +194,7 @@ def answer_of(page: Page, query: str = "") -> dict[str, Any]:
     return dict(response.json())
 
 
-def test_log_in(demo: Demo, open_page: Callable[..., Page], watch: Watch) -> None:
+def test_log_in(demo: Demo, open_page: OpenPage, watch: Watch) -> None:
     page = open_page(f"{demo.url}{PATH}?task_id=x")
     assert urlsplit(page.url).path == "/login/"
     page.get_by_label("Username").fill("support")
@@ -219,7 +204,7 @@ def test_log_in(demo: Demo, open_page: Callable[..., Page], watch: Watch) -> Non
     assert page.url == f"{demo.url}{PATH}?task_id=x"
 
 
-def test_ordinary_user(demo: Demo, open_page: Callable[..., Page], watch: Watch) -> None:
+def test_ordinary_user(demo: Demo, open_page: OpenPage, watch: Watch) -> None:
     watch.expected = {403}
     page = open_page(f"{demo.url}{PATH}", storage_state=demo.users["customer"])
     expect(page.get_by_role("heading", name="You may not see this page")).to_be_visible()
@@ -233,7 +218,7 @@ def test_ordinary_user(demo: Demo, open_page: Callable[..., Page], watch: Watch)
     assert requests == []
 
 
-def test_numbers_equal_the_json(demo_page: Callable[..., Page]) -> None:
+def test_numbers_equal_the_json(demo_page: OpenPage) -> None:
     def numbers(answer: dict[str, Any]) -> dict[str, int]:
         totals = {
             key: sum(len(reply) for reply in answer[key].values())
@@ -273,7 +258,7 @@ def test_numbers_equal_the_json(demo_page: Callable[..., Page]) -> None:
 
 
 def test_worker_and_task_come_and_go_without_a_reload(
-    demo: Demo, demo_page: Callable[..., Page], tmp_path: Path
+    demo: Demo, demo_page: OpenPage, tmp_path: Path
 ) -> None:
     page = demo_page()
     page.evaluate("window.same = true")
@@ -300,9 +285,7 @@ def test_worker_and_task_come_and_go_without_a_reload(
         worker.stop()
 
 
-def test_lists__share_their_columns(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_lists__share_their_columns(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
     held = {"eta": "2030-01-01T00:00:00+00:00", "request": {**TASK, "id": "held"}}
     server.say(
@@ -323,9 +306,7 @@ def test_lists__share_their_columns(
             assert (heads.count(), len(lefts)) == (lists, 1), (width, title)
 
 
-def test_banner__keeps_its_margins(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page], watch: Watch
-) -> None:
+def test_banner__keeps_its_margins(recorded: Record, open_page: OpenPage, watch: Watch) -> None:
     server = recorded()
     page = open_page(server.url)
     page.route(server.url, lambda route: route.abort())
@@ -339,7 +320,7 @@ def test_banner__keeps_its_margins(
     watch.errors = [error for error in watch.errors if "Failed to load resource" not in error]
 
 
-def test_look_up(demo_page: Callable[..., Page]) -> None:
+def test_look_up(demo_page: OpenPage) -> None:
     page = demo_page()
     name, reply = next((n, r) for n, r in answer_of(page)["scheduled"].items() if r)
     task_id = reply[0]["request"]["id"]
@@ -356,7 +337,7 @@ def test_look_up(demo_page: Callable[..., Page]) -> None:
     expect(page.locator(".looked-up")).to_have_count(0)
 
 
-def test_without_javascript(demo_page: Callable[..., Page]) -> None:
+def test_without_javascript(demo_page: OpenPage) -> None:
     page = demo_page(java_script_enabled=False)
     taken = page.locator("#taken").inner_text()
     assert not page.get_by_role("button", name="Pause").is_visible()
@@ -377,7 +358,7 @@ def test_without_javascript(demo_page: Callable[..., Page]) -> None:
     assert "No worker knows it" in page.locator(".looked-up").inner_text()
 
 
-def test_keyboard_only(demo_page: Callable[..., Page]) -> None:
+def test_keyboard_only(demo_page: OpenPage) -> None:
     page = demo_page()
     focused = "document.activeElement.textContent.trim() || document.activeElement.id"
 
@@ -404,7 +385,7 @@ def test_keyboard_only(demo_page: Callable[..., Page]) -> None:
     expect(page.locator("#status")).to_contain_text("Paused")
 
 
-def test_accessibility(demo_page: Callable[..., Page]) -> None:
+def test_accessibility(demo_page: OpenPage) -> None:
     page = demo_page("?task_id=nope")
     page.locator(".worker summary").first.click()
     for scheme, width in product(("light", "dark"), (1280, 360)):
@@ -417,7 +398,7 @@ def test_accessibility(demo_page: Callable[..., Page]) -> None:
         assert page.evaluate(overflow) == 0, (scheme, width)
 
 
-def test_session_ends(demo_page: Callable[..., Page], watch: Watch) -> None:
+def test_session_ends(demo_page: OpenPage, watch: Watch) -> None:
     watch.expected = {401, 403}
     page = demo_page()
     page.context.clear_cookies()
@@ -429,9 +410,7 @@ def test_session_ends(demo_page: Callable[..., Page], watch: Watch) -> None:
     assert requests == []
 
 
-def test_worker_frozen__is_missing_until_it_returns(
-    demo: Demo, demo_page: Callable[..., Page]
-) -> None:
+def test_worker_frozen__is_missing_until_it_returns(demo: Demo, demo_page: OpenPage) -> None:
     page = demo_page()
     pid = answer_of(page)["stats"]["worker2@demo"]["pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -446,9 +425,7 @@ def test_worker_frozen__is_missing_until_it_returns(
     expect(page.locator("#missing > li")).to_have_count(0)
 
 
-def test_broker_stops_and_returns(
-    demo: Demo, demo_page: Callable[..., Page], watch: Watch
-) -> None:
+def test_broker_stops_and_returns(demo: Demo, demo_page: OpenPage, watch: Watch) -> None:
     watch.expected = {503}
     page = demo_page()
     fresh = demo_page()
@@ -473,12 +450,6 @@ def test_broker_stops_and_returns(
 # A page over a recorded answer
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Recorded]]:
-    with page_servers(tmp_path_factory.mktemp("pages")) as serve:
-        yield serve
-
-
 def tasks(*ids: str) -> list[dict[str, Any]]:
     return [{**TASK, "id": task_id} for task_id in ids]
 
@@ -491,9 +462,7 @@ def refresh(page: Page) -> None:
     page.wait_for_timeout(50)
 
 
-def test_refresh__leaves_the_reader_alone(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_refresh__leaves_the_reader_alone(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
     stats = {f"w{n:02}@h": STATS for n in range(30)}
     server.say({"stats": stats, "active": {"w05@h": tasks("one", "two")}})
@@ -537,9 +506,7 @@ def test_refresh__leaves_the_reader_alone(
     assert page.evaluate("document.activeElement.id") == "workers"
 
 
-def test_refresh__pauses(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_refresh__pauses(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
     page = open_page()
     page.clock.install()
@@ -571,7 +538,7 @@ def test_refresh__pauses(
 
 
 def test_refresh__server_away_and_back(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page], watch: Watch
+    recorded: Record, open_page: OpenPage, watch: Watch
 ) -> None:
     server = recorded()
     page = open_page(server.url)
@@ -589,9 +556,7 @@ def test_refresh__server_away_and_back(
     watch.errors = [error for error in watch.errors if "Failed to load resource" not in error]
 
 
-def test_worker_that_was_here(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_worker_that_was_here(recorded: Record, open_page: OpenPage) -> None:
     """The broker forgets a worker that stops normally, but the page does not."""
     server = recorded()
     both = {**ANSWERS, "stats": {"a@h": STATS, "b@h": STATS}}
@@ -614,9 +579,7 @@ def test_worker_that_was_here(
     expect(page.locator("#health-heading")).to_have_text("Every worker answered")
 
 
-def test_refresh__new_rows_look_like_old_ones(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_refresh__new_rows_look_like_old_ones(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
     server.say({"active": {"a@h": tasks("11111111-one")}})
     page = open_page(server.url)
@@ -627,9 +590,7 @@ def test_refresh__new_rows_look_like_old_ones(
     assert len({button.bounding_box()["x"] for button in buttons.all()}) == 1
 
 
-def test_health__is_announced_once(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_health__is_announced_once(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
     page = open_page(server.url)
     announcement = page.locator("#announcement")
@@ -648,16 +609,14 @@ def test_health__is_announced_once(
     assert page.evaluate("window.again") is None
 
 
-def test_copy(recorded: Callable[..., Recorded], open_page: Callable[..., Page]) -> None:
+def test_copy(recorded: Record, open_page: OpenPage) -> None:
     page = open_page(recorded().url, permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name=f"Copy id {TASK['id']}").click()
     expect(page.locator("#announcement")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == TASK["id"]
 
 
-def test_copy__without_the_clipboard_of_tls(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_copy__without_the_clipboard_of_tls(recorded: Record, open_page: OpenPage) -> None:
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     page.add_init_script("navigator.clipboard.writeText = undefined")
     page.goto(recorded().url)
@@ -666,7 +625,7 @@ def test_copy__without_the_clipboard_of_tls(
     assert page.evaluate("navigator.clipboard.readText()") == TASK["id"]
 
 
-def test_no_workers(recorded: Callable[..., Recorded], open_page: Callable[..., Page]) -> None:
+def test_no_workers(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
     server.say(EMPTY)
     page = open_page(server.url)
@@ -678,9 +637,7 @@ def test_no_workers(recorded: Callable[..., Recorded], open_page: Callable[..., 
     expect(page.get_by_role("link", name="Tasks")).to_be_visible()
 
 
-def test_hostile_names(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page], watch: Watch
-) -> None:
+def test_hostile_names(recorded: Record, open_page: OpenPage, watch: Watch) -> None:
     """No part of a name runs, neither in the first document nor in one that is patched in."""
     hostile = [
         HOSTILE,
@@ -731,9 +688,7 @@ def test_hostile_names(
         refresh(page)
 
 
-def test_many_workers_and_tasks(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page]
-) -> None:
+def test_many_workers_and_tasks(recorded: Record, open_page: OpenPage) -> None:
     names = [f"worker-{n:03}@node-{n % 20}.example.org" for n in range(200)]
     answers = {
         "stats": dict.fromkeys(names, STATS),
@@ -756,7 +711,7 @@ def test_many_workers_and_tasks(
 
 
 def test_other_prefix_login_and_static_url(
-    recorded: Callable[..., Recorded], open_page: Callable[..., Page], watch: Watch
+    recorded: Record, open_page: OpenPage, watch: Watch
 ) -> None:
     server = recorded(prefix="/tools", STATIC_URL="/assets/v2/", LOGIN_URL="/tools/sign-in/")
     page = open_page(server.url)

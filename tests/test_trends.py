@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.chromium import Page, Recorded, chromium, needs_chromium, page_servers, pages
+from tests.chromium import OpenPage, Page, Record, Recorded, needs_chromium, pages
 
 pytestmark = needs_chromium
 
@@ -20,20 +20,13 @@ def stats(slots: int = 4, **total: int) -> dict[str, Any]:
     return {"pool": {"max-concurrency": slots}, "total": total}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    with page_servers(tmp_path_factory.mktemp("pages")) as serve:
-        yield serve()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
+@pytest.fixture
+def server(recorded: Record) -> Recorded:
+    return recorded()
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Page]]:
+def open_page(browser: Any) -> Iterator[OpenPage]:
     """Open pages that must not write to the console, not even about their security policy."""
     complaints: list[str] = []
 
@@ -67,7 +60,7 @@ def words(page: Page, where: str) -> str:
 
 class TestTrends:
     def test_totals__a_line_and_its_words_for_each(
-        self, server: Recorded, open_page: Callable[..., Page]
+        self, server: Recorded, open_page: OpenPage
     ) -> None:
         page = None
         for active, reserved in ((1, 0), (3, 2), (2, 2)):
@@ -96,7 +89,7 @@ class TestTrends:
         assert [float(point.split(" ")[1]) for point in busy[1:].split("L")] == [14.5, 5.5, 10.0]
 
     def test_line__drawn_with_a_colour_and_a_size(
-        self, server: Recorded, open_page: Callable[..., Page]
+        self, server: Recorded, open_page: OpenPage
     ) -> None:
         server.say({"active": {"a@h": []}, "stats": {"a@h": stats()}})
         page = open_page(server.url)
@@ -105,9 +98,7 @@ class TestTrends:
         assert svg.evaluate("svg => getComputedStyle(svg).stroke") == "rgb(23, 105, 91)"
         assert svg.bounding_box()["width"] > 50
 
-    def test_processed__a_minute_by_worker(
-        self, server: Recorded, open_page: Callable[..., Page]
-    ) -> None:
+    def test_processed__a_minute_by_worker(self, server: Recorded, open_page: OpenPage) -> None:
         def say(**processed: int) -> None:
             server.say({"stats": {f"{name}@h": stats(x=n) for name, n in processed.items()}})
 
@@ -124,7 +115,7 @@ class TestTrends:
         )
 
     def test_worker_that_leaves_and_returns__a_gap(
-        self, server: Recorded, open_page: Callable[..., Page]
+        self, server: Recorded, open_page: OpenPage
     ) -> None:
         page = None
         for names in ("ab", "a", "ab", "ab"):
@@ -137,7 +128,7 @@ class TestTrends:
         assert path.count("M") == 2
 
     def test_a_day__as_many_points_as_before_and_the_peak_kept(
-        self, server: Recorded, open_page: Callable[..., Page]
+        self, server: Recorded, open_page: OpenPage
     ) -> None:
         server.say({"active": {"a@h": []}, "stats": {"a@h": stats()}})
         page = open_page(server.url)
@@ -164,7 +155,7 @@ class TestTrends:
         assert words(page, "[data-key=active]") == "Active lowest 3, highest 99, now 3"
 
     def test_no_script__neither_lines_nor_filter(
-        self, server: Recorded, open_page: Callable[..., Page]
+        self, server: Recorded, open_page: OpenPage
     ) -> None:
         server.say({"active": {"a@h": []}, "stats": {"a@h": stats()}})
         page = open_page(server.url, java_script_enabled=False)
@@ -199,7 +190,7 @@ def refresh_at(page: Page, seconds: int) -> None:
 
 class TestFilter:
     @pytest.fixture
-    def page(self, server: Recorded, open_page: Callable[..., Page]) -> Page:
+    def page(self, server: Recorded, open_page: OpenPage) -> Page:
         self.open_page, self.server = open_page, server
         server.say(
             {
@@ -288,7 +279,7 @@ class TestFilter:
         assert page.get_by_label("Filter").input_value() == "two@"
 
     def test_address_that_is_no_filter__no_error(
-        self, server: Recorded, open_page: Callable[..., Page]
+        self, server: Recorded, open_page: OpenPage
     ) -> None:
         server.say({"active": {"a@h": []}})
         page = open_page(f"{server.url}#filter=%E0%A4%A")
