@@ -38,6 +38,19 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def run_python(code: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter, with the settings of the tests."""
+    return subprocess.run(
+        [sys.executable, *options, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 class Forked:
     """A program that a fork server has started; as much of Popen as is used of it.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from math import isfinite
@@ -25,7 +24,7 @@ from celery_stats.metrics import _GAUGES, openmetrics, prometheus
 from celery_stats.report import Report
 from tests.brokers import Broker, MakeBroker, Use
 from tests.mailbox import Mailbox
-from tests.processes import ROOT, free_port, wait_until
+from tests.processes import ROOT, free_port, run_python, wait_until
 from tests.simulated import replies
 
 URL = "/api/celery-stats/"
@@ -464,14 +463,7 @@ print("celery_stats.metrics" in sys.modules)
 
 
 def test_without_the_extra__406_and_everything_else_as_it_is() -> None:
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_EXTRA],
-        cwd=ROOT,
-        env={"DJANGO_SETTINGS_MODULE": "tests.settings"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_python(WITHOUT_EXTRA, "-W", "error")
     assert run.stderr == ""
     assert run.stdout.splitlines() == [
         "406 application/json",

@@ -9,8 +9,6 @@ After a change to the schema, write the reviewed file again and read the differe
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +33,7 @@ from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
 from tests.brokers import MakeBroker, RedisServer, Use, deaf_afterwards
 from tests.pools import BUSY, IDLE, Fleet, at_work
-from tests.processes import ROOT, wait_until
+from tests.processes import run_python, wait_until
 from tests.published import load, problems
 
 URL = "/api/celery-stats/"
@@ -159,19 +157,6 @@ def test_schema__camelizing_hook__as_on_the_wire(
     assert components == load()["components"]["schemas"]
 
 
-def run_in_a_new_process(code: str) -> tuple[str, str]:
-    """What the code prints in a process that has imported nothing of the package yet."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout, done.stderr
-
-
 def test_schema__no_class_for_schemas__the_endpoint_all_the_same() -> None:
     code = """
 import django
@@ -181,7 +166,8 @@ django.setup()
 from django.urls import resolve
 print(resolve("/celery-stats/", urlconf="celery_stats.urls").url_name)
 """
-    assert run_in_a_new_process(code) == ("snapshot\n", "")
+    done = run_python(code)
+    assert (done.stdout, done.stderr) == ("snapshot\n", "")
 
 
 def test_document__read_when_a_schema_is_generated_alone() -> None:
@@ -199,7 +185,8 @@ from django.http import HttpResponse
 call_command("spectacular", urlconf="tests.test_schema", file="/dev/null")
 print(any(path.endswith("celery_stats/schema.yml") for path in opened))
 """
-    assert run_in_a_new_process(code) == ("False\nTrue\n", "")
+    done = run_python(code)
+    assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
 
 
 # Real answers

@@ -25,7 +25,7 @@ from tests.comparison import without_what_changes
 from tests.conftest import KINDS
 from tests.mailbox import Mailbox
 from tests.network import Proxy
-from tests.processes import ROOT, wait_until
+from tests.processes import ROOT, run_python, wait_until
 
 
 def forget_window(app: Celery) -> None:
@@ -388,18 +388,7 @@ class TestConnections:
             "print(sorted({(len(j.get().answers['stats']), j.get().elapsed < 4)"
             " for j in jobs}))\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.settings",
-                "CELERY_STATS_TEST_CONFIG": broker.config_json,
-            },
-        )
+        done = run_python(code, CELERY_STATS_TEST_CONFIG=broker.config_json)
         assert done.stdout == "[(2, True)]\n", done.stderr
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +22,7 @@ from tests.conftest import KINDS
 from tests.mailbox import Mailbox
 from tests.moments import watch
 from tests.pools import POOLS
-from tests.processes import ROOT, wait_until
+from tests.processes import run_python, wait_until
 
 
 @pytest.fixture
@@ -83,14 +81,7 @@ def test_web_process__imports_nothing_of_the_worker() -> None:
         "import django, sys; django.setup(); import celery_stats.urls;"
         "print([m for m in sys.modules if m.startswith('celery.worker')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={"DJANGO_SETTINGS_MODULE": "tests.settings"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(code)
     assert done.stdout == "[]\n", done.stderr
 
 
