@@ -59,11 +59,12 @@ def place(kind: str, request: pytest.FixtureRequest, **config: Any) -> Broker:
 
 @pytest.fixture
 def make_broker(request: pytest.FixtureRequest) -> Iterator[MakeBroker]:
-    """Make brokers of a kind; each is a place of its own, gone at the end."""
+    """Make brokers of a kind with workers; each is a place of its own, gone at the end."""
     made: list[Broker] = []
 
-    def make(kind: str = "redis", **config: Any) -> Broker:
+    def make(kind: str = "redis", *workers: str, **config: Any) -> Broker:
         made.append(place(kind, request, **config))
+        made[-1].fleet(*workers)
         return made[-1]
 
     yield make

@@ -101,3 +101,23 @@ class Mailbox:
         """Reply as a real worker would."""
         name = name or self.name
         self.reply(command, {name: {**replies(name), **PONG}[command["method"]]})
+
+
+def answer_after(event: threading.Event) -> OnCommand:
+    """Return what replies as a real worker would, but not before the event."""
+
+    def answer(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        assert event.wait(20)
+        mailbox.answer(command)
+
+    return answer
+
+
+def answer_if(condition: Callable[[Mailbox, str], Any]) -> OnCommand:
+    """Return what replies to the commands of which the condition is true, by their names."""
+
+    def answer(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if condition(mailbox, command["method"]):
+            mailbox.answer(command)
+
+    return answer

@@ -494,8 +494,7 @@ class TestInAPipe:
 
 class TestWatch:
     def test_terminal__in_place_and_as_large_as_it_is(self, make_broker: MakeBroker) -> None:
-        broker = make_broker()
-        broker.fleet("one@t")
+        broker = make_broker("redis", "one@t")
         with Terminal(broker, "--watch", "0.5") as terminal:
             terminal.shows("one@t   0 of 1")
             broker.send("x", seconds=600)

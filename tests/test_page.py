@@ -612,8 +612,7 @@ def test_page_of_real_workers(
     make_broker: MakeBroker,
     browser_client: Client,
 ) -> None:
-    broker = use(make_broker())
-    broker.fleet("one@page", "two@page")
+    broker = use(make_broker("redis", "one@page", "two@page"))
     running = broker.send("<b>", seconds=60)
     held = broker.send(countdown=600)
 

@@ -20,7 +20,7 @@ from celery_stats.control.snapshot import Snapshot
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.beat import beat
 from tests.brokers import Broker, MakeBroker, RedisServer, deaf_afterwards
-from tests.mailbox import Mailbox
+from tests.mailbox import Mailbox, answer_after, answer_if
 from tests.processes import wait_until
 
 has_beat = pytest.mark.skipif(
@@ -34,8 +34,7 @@ class TestNoWorkers:
     def test_beat__neither_waited_for_nor_missing(
         self, make_broker: MakeBroker, kind: str
     ) -> None:
-        broker = make_broker(kind)
-        broker.fleet("one@t")
+        broker = make_broker(kind, "one@t")
         with beat(broker):
             take(broker.app, 1)  # on RabbitMQ the first question waits for unknown workers
             for _ in range(3):
@@ -45,8 +44,7 @@ class TestNoWorkers:
                 assert snapshot.elapsed < TIMEOUT
 
     def test_beat_asked_for_by_name__missing(self, make_broker: MakeBroker, kind: str) -> None:
-        broker = make_broker(kind)
-        broker.fleet("one@t")
+        broker = make_broker(kind, "one@t")
         with beat(broker) as node:
             snapshot = take(broker.app, workers=(node, "one@t"))
         assert workers_by_field(snapshot) == everywhere("one@t")
@@ -77,11 +75,7 @@ def test_no_worker__pinged_once_and_then_remembered(make_broker: MakeBroker) -> 
 def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker) -> None:
     """It answers the ping, and the command that every worker can answer."""
     broker = make_broker()
-
-    def forgetful(mailbox: Mailbox, command: dict[str, Any]) -> None:
-        if command["method"] == "ping" or len(mailbox.heard) > 1:
-            mailbox.answer(command)
-
+    forgetful = answer_if(lambda mailbox, method: method == "ping" or len(mailbox.heard) > 1)
     with Mailbox(broker, "forgetful@t", forgetful):
         snapshot = take(broker.app)
     assert workers_by_field(snapshot) == everywhere("forgetful@t")
@@ -132,14 +126,10 @@ class TestStrangers:
     ) -> None:
         speaks = threading.Event()
 
-        def mute(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            if speaks.is_set():
-                mailbox.answer(command)
-
         memory = broker_for(broker.app).memory
         with (
             Mailbox(broker, "one@t", Mailbox.answer),
-            Mailbox(broker, "mute@t", mute),
+            Mailbox(broker, "mute@t", answer_if(lambda *_: speaks.is_set())),
             server.client(db=1) as client,
         ):
             key = f"_kombu.binding.{broker.namespace}.pidbox"
@@ -210,18 +200,13 @@ class TestRedisRaces:
 
             monkeypatch.setattr(redis_presence.RedisPresence, "after_asking", leave)
 
-            def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
-                assert looked.wait(20)
-                mailbox.answer(command)
-
-            with Mailbox(broker, "slow@t", slow):
+            with Mailbox(broker, "slow@t", answer_after(looked)):
                 snapshot = take(broker.app)
         assert workers_by_field(snapshot)["stats"] == ["leaving@t", "slow@t"]
         assert "slow@t" not in snapshot.missing
 
     def test_malformed_rows__skipped(self, make_broker: MakeBroker) -> None:
-        broker = make_broker()
-        broker.fleet("one@t")
+        broker = make_broker("redis", "one@t")
         key = f"_kombu.binding.{broker.namespace}.pidbox"
         with broker.app.connection_for_write() as connection:
             client = connection.default_channel.client
@@ -311,11 +296,7 @@ class TestRabbitMQ:
             assert workers_by_field(take(broker.app, 0.5)) == everywhere("old@t")
         pinged.clear()
 
-        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            assert pinged.wait(20)
-            mailbox.answer(command)
-
-        with Mailbox(broker, "new@t", slow):
+        with Mailbox(broker, "new@t", answer_after(pinged)):
             assert workers_by_field(take(broker.app, 2)) == everywhere("new@t")
 
     def test_first_question_names_a_worker__the_others_are_not_known_yet(
@@ -323,11 +304,10 @@ class TestRabbitMQ:
     ) -> None:
         broker = make_broker("amqp")
 
-        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            assert pinged.wait(20)
-            mailbox.answer(command)
-
-        with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "slow@t", slow):
+        with (
+            Mailbox(broker, "one@t", Mailbox.answer),
+            Mailbox(broker, "slow@t", answer_after(pinged)),
+        ):
             assert workers_by_field(take(broker.app, workers=("one@t",))) == everywhere("one@t")
             assert not pinged.is_set()
             assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "slow@t")
@@ -340,15 +320,11 @@ class TestRabbitMQ:
         may_answer = threading.Event()
         may_answer.set()
 
-        def held(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            assert may_answer.wait(20)
-            mailbox.answer(command)
-
         def only_if_named(mailbox: Mailbox, command: dict[str, Any]) -> None:
             if command["destination"]:
                 mailbox.answer(command)
 
-        with Mailbox(broker, "one@t", held), ThreadPoolExecutor() as pool:
+        with Mailbox(broker, "one@t", answer_after(may_answer)), ThreadPoolExecutor() as pool:
             take(broker.app, 0.5)
             may_answer.clear()
             asked.clear()
@@ -377,13 +353,9 @@ class TestRabbitMQ:
 
         monkeypatch.setattr(amqp_presence.AmqpPresence, "seconds_to_listen", noted)
 
-        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            assert looked.wait(20)
-            mailbox.answer(command)
-
         with (
             Mailbox(broker, "one@t", Mailbox.answer),
-            Mailbox(broker, "slow@t", slow),
+            Mailbox(broker, "slow@t", answer_after(looked)),
             ThreadPoolExecutor() as pool,
         ):
             take(broker.app, workers=("one@t",))  # It is known; whether others are there is not.
@@ -470,11 +442,7 @@ class TestRabbitMQ:
     ) -> None:
         """It cannot encode one of its replies, and has been asked for it again."""
         broker = make_broker("amqp")
-
-        def partial(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            if command["method"] != "reserved":
-                mailbox.answer(command)
-
+        partial = answer_if(lambda mailbox, method: method != "reserved")
         with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "part@t", partial):
             for timeout in (1.0, TIMEOUT):
                 snapshot = take(broker.app, timeout)
@@ -506,20 +474,14 @@ class TestRabbitMQ:
         broker = make_broker("amqp")
         may_answer = threading.Event()
         may_answer.set()
-
-        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            if may_answer.is_set():
-                mailbox.answer(command)
-
-        with Mailbox(broker, "one@t", slow):
+        with Mailbox(broker, "one@t", answer_if(lambda *_: may_answer.is_set())):
             take(broker.app, 0.5)
             may_answer.clear()
             assert take(broker.app, 0.5).missing == {"one@t": FIELDS}
 
 
 def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: MakeBroker) -> None:
-    broker = make_broker("filesystem")
-    broker.fleet("one@t")
+    broker = make_broker("filesystem", "one@t")
     app = broker.client(broker_transport="tests.local_table:Transport")
     try:
         for _ in range(2):
@@ -533,8 +495,7 @@ def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: Make
 def test_table_that_cannot_be_read__never_taken_for_empty(
     make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = make_broker("filesystem")
-    broker.fleet("one@t")
+    broker = make_broker("filesystem", "one@t")
     after_asking = TablePresence.after_asking
 
     def fail(*args: Any) -> None:

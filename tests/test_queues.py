@@ -190,8 +190,7 @@ def test_take_snapshot__queues_not_asked_for__none(make_broker: MakeBroker) -> N
 def test_metrics__backlog_behind_a_busy_worker__the_length_of_the_queue(
     make_broker: MakeBroker, use: Use, api: APIClient
 ) -> None:
-    broker = use(make_broker(worker_prefetch_multiplier=1))
-    broker.fleet("one@h")
+    broker = use(make_broker("redis", "one@h", worker_prefetch_multiplier=1))
     for _ in range(5):
         broker.send(seconds=600)
     sample = f'celery_queue_length{{queue_name="{broker.namespace}.tasks"}} '

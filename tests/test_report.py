@@ -145,8 +145,7 @@ def nested(levels: int) -> list[Any]:
 def test_odd_values__strict_json_and_nobody_else_touched(
     make_broker: MakeBroker, use: Any, api: APIClient
 ) -> None:
-    broker = use(make_broker(task_serializer="pickle"))
-    broker.fleet("one@t", "two@t")
+    broker = use(make_broker("redis", "one@t", "two@t", task_serializer="pickle"))
     cyclic: list[Any] = [1]
     cyclic.append(cyclic)
     odd = {name: value for name, (value, _) in ODD.items()}

@@ -209,8 +209,7 @@ def test_answer__no_workers(make_broker: MakeBroker, use: Use, api: APIClient) -
 
 
 def test_answer__error_replies(make_broker: MakeBroker, use: Use, api: APIClient) -> None:
-    broker = use(make_broker(imports=["tests.broken_commands"]))
-    broker.fleet("broken@h")
+    use(make_broker("redis", "broken@h", imports=["tests.broken_commands"]))
     answer = api.get(URL, {"task_id": "a"}).json()
     assert answer["stats"] == {"broken@h": {"error": "RuntimeError('no statistics today')"}}
     assert answer["reserved"] == {"broken@h": {"error": "RuntimeError('no list today')"}}
@@ -222,8 +221,7 @@ def test_answer__error_replies(make_broker: MakeBroker, use: Use, api: APIClient
 def test_answer__after_a_retry_with_reprs(
     make_broker: MakeBroker, use: Use, api: APIClient
 ) -> None:
-    broker = use(make_broker())
-    broker.fleet("odd@h")
+    broker = use(make_broker("redis", "odd@h"))
     # An exception can be pickled, but a worker's reply cannot hold it as JSON.
     broker.app.send_task("tests.nap", [ValueError("odd")], {"seconds": 600}, serializer="pickle")
 

@@ -368,8 +368,7 @@ class TestRequests:
     def test_under_load__every_answer_tells_what_was_so_when_it_was_asked(
         self, make_broker: MakeBroker, use: Use
     ) -> None:
-        broker = use(make_broker())
-        broker.fleet("one@t")
+        broker = use(make_broker("redis", "one@t"))
         over = threading.Event()
 
         def load() -> set[int]:

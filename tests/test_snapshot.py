@@ -23,7 +23,7 @@ from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, RedisServer, deaf_afterwards
 from tests.comparison import without_what_changes
 from tests.conftest import KINDS
-from tests.mailbox import Mailbox
+from tests.mailbox import Mailbox, answer_if
 from tests.network import Proxy
 from tests.processes import ROOT, run_python, wait_until
 
@@ -87,8 +87,7 @@ class TestAnswers:
     def test_two_of_six_fields__the_others_not_asked(
         self, make_broker: MakeBroker, kind: str
     ) -> None:
-        broker = make_broker(kind)
-        broker.fleet("one@t")
+        broker = make_broker(kind, "one@t")
         with Mailbox(broker, "spy@t", Mailbox.answer) as spy:
             snapshot = take(broker.app, fields=("revoked", "stats"))
         assert [name for name in FIELDS if snapshot.answers[name]] == ["revoked", "stats"]
@@ -97,8 +96,7 @@ class TestAnswers:
     def test_named_workers__only_they_answer_and_the_unknown_is_missing(
         self, make_broker: MakeBroker, kind: str
     ) -> None:
-        broker = make_broker(kind)
-        broker.fleet("one@t", "two@t")
+        broker = make_broker(kind, "one@t", "two@t")
         snapshot = take(broker.app, workers=("two@t", "nobody@t"))
         assert workers_by_field(snapshot) == everywhere("two@t")
         assert snapshot.missing == {"nobody@t": FIELDS}
@@ -110,8 +108,7 @@ class TestWhoIsThere:
     def test_worker_started_between_two__in_the_next(
         self, make_broker: MakeBroker, kind: str
     ) -> None:
-        broker = make_broker(kind)
-        broker.fleet("one@t")
+        broker = make_broker(kind, "one@t")
         assert workers_by_field(take(broker.app, 1)) == everywhere("one@t")
         broker.fleet("two@t")
         if kind == "amqp":
@@ -198,8 +195,7 @@ def test_nobody_lost__many_snapshots_of_twenty(make_broker: MakeBroker) -> None:
 
 
 def test_redis_flushed__everybody_still_there(make_broker: MakeBroker) -> None:
-    broker = make_broker()
-    broker.fleet("one@t", "two@t")
+    broker = make_broker("redis", "one@t", "two@t")
     assert take(broker.app).missing == {}
     with broker.app.connection_for_write() as connection:
         connection.default_channel.client.flushdb()
@@ -212,8 +208,7 @@ def test_redis_flushed__everybody_still_there(make_broker: MakeBroker) -> None:
 def test_arguments_that_cannot_travel__as_reprs_and_nothing_else_lost(
     make_broker: MakeBroker, kind: str
 ) -> None:
-    broker = make_broker(kind)
-    broker.fleet("one@t", "two@t")
+    broker = make_broker(kind, "one@t", "two@t")
     assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "two@t")
     broker.send({1, 2}, seconds=600, serializer="pickle")
 
@@ -232,12 +227,8 @@ def test_arguments_that_cannot_travel__as_reprs_and_nothing_else_lost(
 def test_worker_that_loses_an_answer__asked_again_for_it_alone(
     make_broker: MakeBroker, lost: int, owed: tuple[str, ...]
 ) -> None:
-    def forgetful(mailbox: Mailbox, command: dict[str, Any]) -> None:
-        if command["method"] != "active" or mailbox.heard.count("active") > lost:
-            mailbox.answer(command)
-
-    broker = make_broker()
-    broker.fleet("one@t")
+    forgetful = answer_if(lambda me, name: name != "active" or me.heard.count(name) > lost)
+    broker = make_broker("redis", "one@t")
     with Mailbox(broker, "forgetful@t", forgetful) as mailbox:
         snapshot = take(broker.app, 1)
     assert snapshot.missing == ({"forgetful@t": owed} if owed else {})
@@ -252,8 +243,7 @@ def test_worker_that_loses_an_answer__asked_again_for_it_alone(
 def test_two_workers_of_one_name__one_of_them_and_one_warning(
     make_broker: MakeBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broker = make_broker()
-    broker.fleet("twin@t", "twin@t")
+    broker = make_broker("redis", "twin@t", "twin@t")
     for _ in range(2):
         assert workers_by_field(take(broker.app, 1)) == everywhere("twin@t")
     assert sum("twin@t" in record.getMessage() for record in caplog.records) == 1
@@ -261,8 +251,7 @@ def test_two_workers_of_one_name__one_of_them_and_one_warning(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_snapshots__leave_nothing_behind(make_broker: MakeBroker, kind: str) -> None:
-    broker = make_broker(kind)
-    broker.fleet("one@t")
+    broker = make_broker(kind, "one@t")
 
     def traces() -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -314,8 +303,7 @@ class TestConnections:
     def test_connection_cut__the_next_snapshot_is_whole(
         self, make_broker: MakeBroker, kind: str, redis_server: RedisServer
     ) -> None:
-        broker = make_broker(kind)
-        broker.fleet("one@t")
+        broker = make_broker(kind, "one@t")
         port = redis_server.port if kind == "redis" else 5672
         proxy = Proxy(port)
         try:
@@ -374,8 +362,7 @@ class TestConnections:
 
     def test_under_gevent__all_whole(self, make_broker: MakeBroker) -> None:
         pytest.importorskip("gevent")
-        broker = make_broker()
-        broker.fleet("one@t", "two@t")
+        broker = make_broker("redis", "one@t", "two@t")
         code = (
             "from gevent import monkey; monkey.patch_all()\n"
             "import gevent\n"
