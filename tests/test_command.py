@@ -429,7 +429,7 @@ class TestOnATerminal:
         lines = ANSI.sub("", run_in_terminal(busy_redis)).split("\n")
         assert re.fullmatch(rf"2 workers answered in [\d.]+ ms at {CLOCK}\.", lines[0])
         assert re.split("  +", lines[2]) == [
-            *("Worker", "Busy", "Reserved", "Scheduled", "Processed", "Uptime", "Revoked", "Pool"),
+            *("Worker", "Busy", "Reserved", "Scheduled", "Processed", "Uptime", "Revoked", "Pool")
         ]
         assert [re.split("  +", line)[0] for line in lines[3:5]] == ["one@t", "two@t"]
         assert sorted(re.split("  +", line)[1] for line in lines[3:5]) == ["0 of 1", "1 of 1"]
@@ -515,7 +515,7 @@ class TestWatch:
             assert terminal.interrupt() == (0, "^C\n")
             # There is no other sequence, because nothing would restore the terminal after a kill.
             assert set(re.findall(r"\x1b\[[^A-Za-z]*[A-Za-z]", ANSI.sub("", terminal.seen))) == {
-                *("\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"),
+                *("\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J")
             }
 
     def test_broker_away_and_back__one_line_and_on(self, make_broker: MakeBroker) -> None:

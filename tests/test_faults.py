@@ -661,12 +661,7 @@ class TestTls:
         )
 
     def test_private_authority__works(
-        self,
-        port: int,
-        authority: trustme.CA,
-        tmp_path: Path,
-        api: APIClient,
-        use_app: UseApp,
+        self, port: int, authority: trustme.CA, tmp_path: Path, api: APIClient, use_app: UseApp
     ) -> None:
         broker = self.broker("127.0.0.1", port, authority, tmp_path)
         try:

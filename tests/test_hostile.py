@@ -406,10 +406,7 @@ class TestNames:
                 for name in ODD_NAMES:
                     said = json.dumps({name: replies(name)["stats"]})
                     mailbox.reply(
-                        command,
-                        said,
-                        content_type="application/json",
-                        content_encoding="utf-8",
+                        command, said, content_type="application/json", content_encoding="utf-8"
                     )
             mailbox.answer(command)
 
@@ -509,11 +506,7 @@ class TestPayloads:
         assert "could not be read and was skipped" in caplog.text
 
     def test_thousands__skipped(
-        self,
-        redis_broker: Broker,
-        api: APIClient,
-        settings: Any,
-        caplog: pytest.LogCaptureFixture,
+        self, redis_broker: Broker, api: APIClient, settings: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Reading them takes longer than the silence that would end it."""
         settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "TIMEOUT": 0.4}
@@ -574,8 +567,7 @@ QUERIES = st.binary(max_size=2000) | PAIRS.map(
 ANY_TEXT = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=100)
 
 asked_often = hypothesis.settings(
-    max_examples=150,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    max_examples=150, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 
 
@@ -598,12 +590,7 @@ class TestCallers:
         method=st.sampled_from(["get", "head", "post", "put", "patch", "delete", "trace"]),
     )
     def test_any_headers_and_method__the_contract(
-        self,
-        db: None,
-        authorization: str,
-        accept: str,
-        content_type: str,
-        method: str,
+        self, db: None, authorization: str, accept: str, content_type: str, method: str
     ) -> None:
         response = APIClient().generic(
             method.upper(),

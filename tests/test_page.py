@@ -99,8 +99,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "moment"),
-    [("Pacific/Auckland", datetime.max), ("America/Los_Angeles", datetime.min)],
+    ("zone", "moment"), [("Pacific/Auckland", datetime.max), ("America/Los_Angeles", datetime.min)]
 )
 def test_format_time__beyond_the_calendar_of_the_zone(zone: str, moment: datetime) -> None:
     with override(zone):
@@ -607,11 +606,7 @@ def test_refusal__any_shape() -> None:
 # Real workers
 
 
-def test_page_of_real_workers(
-    use: Use,
-    make_broker: MakeBroker,
-    browser_client: Client,
-) -> None:
+def test_page_of_real_workers(use: Use, make_broker: MakeBroker, browser_client: Client) -> None:
     broker = use(make_broker("redis", "one@page", "two@page"))
     running = broker.send("<b>", seconds=60)
     held = broker.send(countdown=600)

@@ -246,7 +246,7 @@ def test_remembered_as_no_worker_or_dead__forgotten_when_it_answers(
         assert memory.ping_result.no_workers | memory.ping_result.dead == {"node@t"}
         answers.set()
         assert workers_by_field(take(broker.app, fields=("stats",)))["stats"] == [
-            *("node@t", "one@t"),
+            *("node@t", "one@t")
         ]
         assert memory.ping_result is None
         assert take(broker.app, 0.5).missing == {"node@t": FIELDS}
@@ -425,10 +425,7 @@ class TestRabbitMQ:
             if broker_for(broker.app).memory.amqp.window_passed:
                 mailbox.end()
 
-        with (
-            Mailbox(broker, "one@t", Mailbox.answer),
-            Mailbox(broker, "half@t", answer_and_stop),
-        ):
+        with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "half@t", answer_and_stop):
             take(broker.app, 0.5)
             broker_for(broker.app).memory.without_app.clear()
             snapshot = take(broker.app)

@@ -95,10 +95,7 @@ class QueryToken(TokenAuthentication):
 
 
 def test_endpoint__token_in_the_url__ignored_where_the_setting_names_it(
-    support_user: User,
-    make_broker: MakeBroker,
-    use: Use,
-    settings,
+    support_user: User, make_broker: MakeBroker, use: Use, settings
 ) -> None:
     use(make_broker())
     token = Token.objects.create(user=support_user).key

@@ -169,10 +169,7 @@ def test_queue_lengths__no_time_left__none(make_broker: MakeBroker) -> None:
 
 
 def test_take_snapshot__queues_asked_for__beside_whole_answers(broker: Broker) -> None:
-    broker.app.conf.task_queues = [
-        Queue(name_of(broker, "none")),
-        Queue(name_of(broker, "one")),
-    ]
+    broker.app.conf.task_queues = [Queue(name_of(broker, "none")), Queue(name_of(broker, "one"))]
     broker.fleet("one@h")
     send(broker, name_of(broker, "one"), 2)
     wait_for(broker, {"none": 0, "one": 2})
@@ -204,10 +201,7 @@ def test_metrics__backlog_behind_a_busy_worker__the_length_of_the_queue(
 
 
 def test_json_and_narrowed_page__no_queue_is_looked_at(
-    make_broker: MakeBroker,
-    use: Use,
-    api: APIClient,
-    monkeypatch: pytest.MonkeyPatch,
+    make_broker: MakeBroker, use: Use, api: APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(make_broker())
     looked: list[Any] = []

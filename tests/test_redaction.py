@@ -213,10 +213,7 @@ def test_mask__arguments_under_a_name_that_is_not_text() -> None:
     [
         ("active", lambda task: [task]),
         ("reserved", lambda task: [task]),
-        (
-            "scheduled",
-            lambda task: [{"eta": "03:04:05", "priority": 6, "request": task}],
-        ),
+        ("scheduled", lambda task: [{"eta": "03:04:05", "priority": 6, "request": task}]),
         ("query_task", lambda task: {"5b1f": ["active", task]}),
         ("query_task", lambda task: {"5b1f": ("active", task)}),
     ],
@@ -262,10 +259,7 @@ def test_mask__kwargs_as_a_repr(kwargs: Any, expected: str) -> None:
         ("(1, 'a', {'b': 2})", "(1, 'a', {'b': 2})"),
         ("({'user': 1, 'password': 'hunter2'},)", f"({{'user': 1, 'password': '{STARS}'}},)"),
         ('({"a": {"token": 1}},)', f'({{"a": {{"token": {STARS}}}}},)'),
-        (
-            "(Login(user='ada', password='hunter2'),)",
-            f"(Login(user='ada', password='{STARS}'),)",
-        ),
+        ("(Login(user='ada', password='hunter2'),)", f"(Login(user='ada', password='{STARS}'),)"),
         ("('redis://u:hunter2@h/0',)", f"('redis://u:{STARS}@h/0',)"),
         ("('password',)", "('password',)"),
     ],

@@ -80,7 +80,7 @@ def test_schema__is_the_contract() -> None:
     assert operation["tags"] == ["celery-stats"]
     assert operation["summary"] == "Get Celery worker statistics"
     assert [parameter["name"] for parameter in operation["parameters"]] == [
-        *("field", "format", "task_id", "worker"),
+        *("field", "format", "task_id", "worker")
     ]
     responses = operation["responses"]
     kinds = {status: list(response["content"]) for status, response in responses.items()}

@@ -56,7 +56,7 @@ class TestAnswer:
         asked = {"stats": {}, "active": {"safe": None}, "revoked": {}, "of_tomorrow": {}}
         found = worker.answer(handlers["stats"], handlers, "me", **{ARGUMENT: asked})
         assert found == {
-            ARGUMENT: '{"active": [{"args": [1, 2], "worker": "me"}], "stats": {"pid": 42}}',
+            ARGUMENT: '{"active": [{"args": [1, 2], "worker": "me"}], "stats": {"pid": 42}}'
         }
 
     def test_handler_that_fails__an_error_and_the_others_whole(
@@ -281,10 +281,7 @@ def test_tasks_that_move__each_under_one_key_of_each_snapshot(
 
 def test_workers_without_the_app__log_nothing(make_broker: MakeBroker) -> None:
     broker = make_broker()
-    [plain, _one] = [
-        *broker.fleet("plain@t"),
-        *broker.fleet("one@t", with_app=True),
-    ]
+    [plain, _one] = [*broker.fleet("plain@t"), *broker.fleet("one@t", with_app=True)]
     before = plain.log.read_text()
     for _ in range(5):
         assert workers_by_field(take(broker.app)) == everywhere("one@t", "plain@t")
