@@ -17,41 +17,26 @@ APP = "tests.celery_app:app"
 ALLOW_ANY = "rest_framework.permissions.AllowAny"
 TOKEN = "rest_framework.authentication.TokenAuthentication"
 
-#: Values of a wrong type, or out of range.
-WRONG: list[Any] = [
-    None,
-    [],
-    "TIMEOUT",
-    {"HIDE_ARGUMENT": True},
-    {1: 2},
-    {"CELERY_APP": 1},
-    {"CELERY_APP": ("tests.celery_app", "app")},
-    {"TIMEOUT": "1"},
-    {"TIMEOUT": None},
-    {"TIMEOUT": True},
-    {"TIMEOUT": 0},
-    {"TIMEOUT": -1.5},
-    {"TIMEOUT": float("nan")},
-    {"TIMEOUT": float("inf")},
-    {"TIMEOUT": 10**400},
-    {"DEADLINE": "5"},
-    {"DEADLINE": float("nan")},
-    {"DEADLINE": -5},
-    {"REDACT": "no"},
-    {"REDACT": None},
-    {"HIDE_ARGUMENTS": "yes"},
-    {"HIDE_ARGUMENTS": 1},
-    {"PERMISSION_CLASSES": None},
-    {"PERMISSION_CLASSES": ALLOW_ANY},
-    {"PERMISSION_CLASSES": [AllowAny]},
-    {"PERMISSION_CLASSES": 7},
-    {"AUTHENTICATION_CLASSES": TOKEN},
-    {"AUTHENTICATION_CLASSES": [None]},
-    {"AUTHENTICATION_CLASSES": {"class": TOKEN}},
-    {"IGNORED_PARAMETERS": "x-auth-token"},
-    {"IGNORED_PARAMETERS": [1]},
-    {"IGNORED_PARAMETERS": ["_", "field"]},
-]
+#: Values that are refused, by the check that says why.
+WRONG_BY_CHECK: dict[str, list[Any]] = {
+    "E001": [None, [], "TIMEOUT"],
+    "E002": [{"TIME_OUT": 1}, {"redact": False}, {"COLOUR": "red"}, {1: 2}],
+    "E003": [
+        *({"CELERY_APP": value} for value in (1, ("tests.celery_app", "app"))),
+        *({"TIMEOUT": value} for value in ("1", None, True)),
+        *({"DEADLINE": value} for value in ("5", False, 1j)),
+        *({"REDACT": value} for value in ("no", None, 1)),
+        *({"HIDE_ARGUMENTS": value} for value in ("yes", 1)),
+        *({"PERMISSION_CLASSES": value} for value in (None, ALLOW_ANY, [AllowAny], 7)),
+        *({"AUTHENTICATION_CLASSES": value} for value in (TOKEN, [1], [None], {"class": TOKEN})),
+        *({"IGNORED_PARAMETERS": value} for value in ("x-auth-token", [1], ["_", "field"])),
+    ],
+    "E004": [
+        *({"TIMEOUT": value} for value in (0, -1.5, float("nan"), float("inf"), 10**400)),
+        *({"DEADLINE": value} for value in (0, -5, float("nan"), float("inf"), 10**400)),
+    ],
+}
+WRONG = [value for values in WRONG_BY_CHECK.values() for value in values]
 WRONG_CLASSES: list[Any] = [
     {"PERMISSION_CLASSES": ["nowhere.IsOperator"]},
     {"PERMISSION_CLASSES": ["IsOperator"]},
