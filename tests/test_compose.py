@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from typing import Any
 
 import yaml
 
-from tests.processes import ROOT
+from tests.processes import ROOT, run_python
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -39,14 +36,8 @@ def test_database__the_one_of_the_service() -> None:
     password = re.search(r"\$\{(POSTGRES_PASSWORD):\?[^}]*\}", url)
     assert password is not None
     code = "import json; from project import settings; print(json.dumps(settings.DATABASES))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "DJANGO_DATABASE_URL": url.replace(password[0], "0f1e")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python(code, DJANGO_DATABASE_URL=url.replace(password[0], "0f1e"))
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["default"] == {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": database["POSTGRES_DB"],

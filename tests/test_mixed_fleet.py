@@ -11,8 +11,9 @@ import celery
 import pytest
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS, Options, Question
-from celery_stats.control.snapshot import Snapshot, take_snapshot
+from celery_stats.control.question import FIELDS
+from celery_stats.control.snapshot import Snapshot
+from tests.asking import everywhere, take
 from tests.brokers import Broker, MakeBroker, Use, Worker
 from tests.celery_app import ODD, ODD_AS_JSON
 from tests.comparison import without_what_changes
@@ -78,17 +79,9 @@ def names(broker: Broker) -> list[str]:
     return sorted(worker.name for worker in broker.workers)
 
 
-def everywhere(broker: Broker) -> dict[str, list[str]]:
-    return {field: names(broker) for field in FIELDS}
-
-
 def answered(answers: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return who stands under each key."""
     return {field: sorted(answers[field] or ()) for field in FIELDS}
-
-
-def take(broker: Broker) -> Snapshot:
-    return take_snapshot(Question(), Options(broker.app, 4.0, 20.0))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +109,7 @@ def expect_as_inspect(broker: Broker, api: APIClient) -> None:
     response = api.get(URL)
     assert "Celery-Stats-Missing" not in response
     answer = response.json()
-    assert answered(answer) == everywhere(broker)
+    assert answered(answer) == everywhere(*names(broker))
     inspect = broker.client().control.inspect(timeout=4, limit=len(broker.workers))
     for field in FIELDS:
         told = json.loads(json.dumps(getattr(inspect, field)()).replace(PASSWORD, "*" * 20))
@@ -142,7 +135,7 @@ def test_every_version__answers_everything_as_to_inspect(
         return answer if are_at_work(answer) else None
 
     answer = wait_until(settled, seconds=30, what="the tasks of every worker")
-    assert answered(answer) == everywhere(broker)
+    assert answered(answer) == everywhere(*names(broker))
     assert PASSWORD not in json.dumps(answer)
     assert problems(answer, load()) == []
     expect_as_inspect(broker, api)
@@ -153,7 +146,7 @@ def test_every_version__answers_everything_as_to_inspect(
 def test_one_hundred_snapshots__not_one_more_line_logged(broker: Broker) -> None:
     before = {worker.name: worker.log.read_text() for worker in broker.workers}
     for _ in range(100):
-        assert answered(take(broker).answers) == everywhere(broker)
+        assert answered(take(broker.app).answers) == everywhere(*names(broker))
     # A worker answers in order, so it has logged by now what the snapshots made it log.
     ping = broker.client().control.ping
     assert len(ping(timeout=4, limit=len(broker.workers))) == len(broker.workers)
@@ -163,15 +156,15 @@ def test_one_hundred_snapshots__not_one_more_line_logged(broker: Broker) -> None
 @pytest.mark.parametrize("broker", ["redis", "amqp"], indirect=True)
 def test_every_other_worker_stopped__gone_at_once_and_not_missing(broker: Broker) -> None:
     """No test follows on these workers: pytest-django runs those with a database first."""
-    answers = take(broker).answers
+    answers = take(broker.app).answers
     lists = [*(answers["active"] or {}).values(), *(answers["reserved"] or {}).values()]
     # Who stops would wait for its task.
     broker.app.control.revoke([task["id"] for tasks in lists for task in tasks], terminate=True)
     for worker in broker.workers[::2]:
         worker.stop()
     del broker.workers[::2]
-    snapshot = take(broker)
-    assert answered(snapshot.answers) == everywhere(broker)
+    snapshot = take(broker.app)
+    assert answered(snapshot.answers) == everywhere(*names(broker))
     assert snapshot.missing == {}
 
 
@@ -186,8 +179,8 @@ def test_odd_arguments__every_worker_with_the_app_whole_and_nobody_deaf(
     send_three(broker, "x" * 5_000_000, **ODD)
 
     def at_work() -> Snapshot | None:
-        snapshot = take(broker)
-        assert answered(snapshot.answers) == everywhere(broker)
+        snapshot = take(broker.app)
+        assert answered(snapshot.answers) == everywhere(*names(broker))
         return snapshot if are_at_work(snapshot.answers) else None
 
     snapshot = wait_until(at_work, seconds=30, what="odd tasks under three keys")
