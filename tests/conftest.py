@@ -46,6 +46,14 @@ def redis_server() -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis without other callers."""
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
 def place(kind: str, request: pytest.FixtureRequest, **config: Any) -> Broker:
     if kind == "redis":
         server = request.getfixturevalue("redis_server")

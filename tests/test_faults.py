@@ -391,23 +391,26 @@ class TestDying:
         assert answers(api) == WORKING
 
     def test_redis_killed_and_started__503_then_back(
-        self, api: APIClient, outage: Outage, use_app: UseApp
+        self,
+        own_redis: RedisServer,
+        make_broker: MakeBroker,
+        api: APIClient,
+        outage: Outage,
+        use_app: UseApp,
     ) -> None:
-        with ExitStack() as stack:
-            server = RedisServer()
-            stack.callback(server.stop)
-            broker = Broker("redis", f"redis://127.0.0.1:{server.port}/0")
-            stack.callback(broker.close)
-            broker.fleet("one@faults")
-            use_app(broker.client())
-            assert answers(api) == WORKING
-            server.kill()
-            outage("Connection refused|closed by server")
-            outage("Connection refused")
-            server = RedisServer(port=server.port)
-            stack.callback(server.stop)
+        url = f"redis://127.0.0.1:{own_redis.port}/0"
+        broker = make_broker("redis", "one@faults", broker_url=url)
+        use_app(broker.client())
+        assert answers(api) == WORKING
+        own_redis.kill()
+        outage("Connection refused|closed by server")
+        outage("Connection refused")
+        server = RedisServer(port=own_redis.port)
+        try:
             wait_until(lambda: subscribers(server.client(), broker), what="the worker")
             assert answers(api) == WORKING
+        finally:
+            server.stop()
 
 
 class TestRefusedEntry:
@@ -422,19 +425,15 @@ class TestRefusedEntry:
         outage("DB index is out of range|NOT_ALLOWED")
 
     def test_user_created_later__503_then_back(
-        self, api: APIClient, outage: Outage, use_app: UseApp
+        self, own_redis: RedisServer, api: APIClient, outage: Outage, use_app: UseApp
     ) -> None:
-        with ExitStack() as stack:
-            server = RedisServer()
-            stack.callback(server.stop)
-            broker = Broker("redis", f"redis://127.0.0.1:{server.port}/0")
-            stack.callback(broker.close)
-            use_app(broker.client(broker_url=broker.url.replace("//", f"//support:{PASSWORD}@")))
-            outage("invalid username-password")
-            server.client().execute_command(
-                *f"ACL SETUSER support on >{PASSWORD} ~* &* +@all".split()
-            )
-            assert answers(api) == everywhere()
+        url = f"redis://support:{PASSWORD}@127.0.0.1:{own_redis.port}/0"
+        use_app(celery_app.make_app({"broker_url": url}))
+        outage("invalid username-password")
+        own_redis.client().execute_command(
+            *f"ACL SETUSER support on >{PASSWORD} ~* &* +@all".split()
+        )
+        assert answers(api) == everywhere()
 
 
 class DirectOnly(memory.Transport):

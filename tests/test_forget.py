@@ -83,17 +83,13 @@ def test_forget_lines__none_on_rabbitmq_or_for_an_odd_name() -> None:
 
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
-def test_recipe__lists_of_replies_alone_are_removed() -> None:
+def test_recipe__lists_of_replies_alone_are_removed(own_redis: RedisServer) -> None:
     (command,) = Recipe("What killed processes leave in Redis").blocks
-    server = RedisServer()
-    try:
-        client = server.client()
-        mailbox = Celery(set_as_current=False).control.mailbox
-        client.rpush(f"{mailbox.oid}.{mailbox.reply_exchange.name}", "a reply")
-        client.rpush("celery", "a task")
-        client.sadd("_kombu.binding.celery.pidbox", "a worker")
-        command = command.replace("redis-cli", f"redis-cli -p {server.port}")
-        subprocess.run(["sh", "-c", command], check=True)
-        assert sorted(client.keys()) == [b"_kombu.binding.celery.pidbox", b"celery"]
-    finally:
-        server.stop()
+    client = own_redis.client()
+    mailbox = Celery(set_as_current=False).control.mailbox
+    client.rpush(f"{mailbox.oid}.{mailbox.reply_exchange.name}", "a reply")
+    client.rpush("celery", "a task")
+    client.sadd("_kombu.binding.celery.pidbox", "a worker")
+    command = command.replace("redis-cli", f"redis-cli -p {own_redis.port}")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert sorted(client.keys()) == [b"_kombu.binding.celery.pidbox", b"celery"]

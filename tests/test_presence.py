@@ -83,24 +83,19 @@ def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker) 
 
 
 class TestStrangers:
-    """Subscribers that answer nothing, pings included."""
+    """Subscribers that answer nothing, pings included. Patterns are heard across databases."""
 
     @pytest.fixture
-    def server(self) -> Iterator[RedisServer]:
-        """A server of its own: patterns are heard across databases."""
-        server = RedisServer()
-        yield server
-        server.stop()
-
-    @pytest.fixture
-    def broker(self, server: RedisServer) -> Iterator[Broker]:
-        broker = Broker("redis", f"redis://127.0.0.1:{server.port}/1")
+    def broker(self, own_redis: RedisServer) -> Iterator[Broker]:
+        broker = Broker("redis", f"redis://127.0.0.1:{own_redis.port}/1")
         yield broker
         broker.close()
 
-    def test_monitoring_tool__waited_for_once(self, server: RedisServer, broker: Broker) -> None:
+    def test_monitoring_tool__waited_for_once(
+        self, own_redis: RedisServer, broker: Broker
+    ) -> None:
         broker.fleet("one@t")
-        with server.client() as client, client.pubsub() as tool:
+        with own_redis.client() as client, client.pubsub() as tool:
             tool.psubscribe("*")
             wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
             assert take(broker.app, 0.5).missing == {}
@@ -112,9 +107,11 @@ class TestStrangers:
         # The count has changed, and with it nothing is left to wait for.
         assert take(broker.app).elapsed < TIMEOUT
 
-    def test_another_worker_beside__waited_for(self, server: RedisServer, broker: Broker) -> None:
+    def test_another_worker_beside__waited_for(
+        self, own_redis: RedisServer, broker: Broker
+    ) -> None:
         broker.fleet("one@t")
-        with server.client() as client, client.pubsub() as tool:
+        with own_redis.client() as client, client.pubsub() as tool:
             tool.psubscribe("*")
             wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
             take(broker.app, 0.5)
@@ -122,7 +119,7 @@ class TestStrangers:
             assert workers_by_field(take(broker.app, 0.5)) == everywhere("one@t", "two@t")
 
     def test_that_begins_to_answer__found_out_in_the_background(
-        self, server: RedisServer, broker: Broker, monkeypatch: pytest.MonkeyPatch
+        self, own_redis: RedisServer, broker: Broker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         speaks = threading.Event()
 
@@ -130,7 +127,7 @@ class TestStrangers:
         with (
             Mailbox(broker, "one@t", Mailbox.answer),
             Mailbox(broker, "mute@t", answer_if(lambda *_: speaks.is_set())),
-            server.client(db=1) as client,
+            own_redis.client(db=1) as client,
         ):
             key = f"_kombu.binding.{broker.namespace}.pidbox"
             (row,) = (row for row in client.smembers(key) if b"mute@t" in row)

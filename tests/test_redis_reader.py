@@ -15,16 +15,10 @@ Connect = Callable[..., ControlConnection]
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A server without other callers, whose count of commands is this test's."""
-    server = RedisServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def broker(server: RedisServer, request: pytest.FixtureRequest) -> Iterator[Broker]:
-    broker = Broker("redis", f"redis://127.0.0.1:{server.port}/0", **getattr(request, "param", {}))
+def broker(own_redis: RedisServer, request: pytest.FixtureRequest) -> Iterator[Broker]:
+    broker = Broker(
+        "redis", f"redis://127.0.0.1:{own_redis.port}/0", **getattr(request, "param", {})
+    )
     yield broker
     broker.close()
 
@@ -68,7 +62,7 @@ def calls(server: RedisServer, command: str) -> int:
     indirect=True,
 )
 def test_replies_that_are_there__read_together_and_in_order(
-    server: RedisServer, broker: Broker, connection: ControlConnection
+    own_redis: RedisServer, broker: Broker, connection: ControlConnection
 ) -> None:
     heard = Heard()
     with connection.replies(heard.take):
@@ -96,9 +90,9 @@ def test_many_replies__further_ones_gather(
 
 
 def test_server_that_refuses__read_one_by_one(
-    server: RedisServer, broker: Broker, connection: ControlConnection
+    own_redis: RedisServer, broker: Broker, connection: ControlConnection
 ) -> None:
-    server.client().execute_command("ACL", "SETUSER", "default", "-rpop")
+    own_redis.client().execute_command("ACL", "SETUSER", "default", "-rpop")
     for _ in range(2):
         heard = Heard()
         with connection.replies(heard.take):
@@ -106,17 +100,17 @@ def test_server_that_refuses__read_one_by_one(
             heard.drain(connection)
         assert heard == [0, 1, 2]
         assert heard.sizes == [1, 1, 1]
-    assert calls(server, "rpop") == 1
+    assert calls(own_redis, "rpop") == 1
 
 
 def test_message_that_is_none__the_others_are_read(
-    server: RedisServer, broker: Broker, connection: ControlConnection
+    own_redis: RedisServer, broker: Broker, connection: ControlConnection
 ) -> None:
     heard = Heard()
     with connection.replies(heard.take):
         fill(broker, connection, 0, 1)
         for payload in ("{", "[]", "{}", '{"body": ""}'):
-            server.client().lpush(connection.reply_queue.name, payload)
+            own_redis.client().lpush(connection.reply_queue.name, payload)
         fill(broker, connection, 2)
         heard.drain(connection)
         assert not connection.reusable

@@ -315,21 +315,20 @@ class TestConnections:
             broker_for(app).close()
             proxy.close()
 
-    def test_redis_restarted__the_next_snapshot_is_whole(self) -> None:
-        server = RedisServer()
-        broker = Broker("redis", f"redis://127.0.0.1:{server.port}/1")
+    def test_redis_restarted__the_next_snapshot_is_whole(
+        self, own_redis: RedisServer, make_broker: MakeBroker
+    ) -> None:
+        url = f"redis://127.0.0.1:{own_redis.port}/1"
+        broker = make_broker("redis", "one@t", broker_url=url)
+        assert workers_by_field(take(broker.app)) == everywhere("one@t")
+        own_redis.stop()
+        server = RedisServer(port=own_redis.port)
         try:
-            broker.fleet("one@t")
-            assert workers_by_field(take(broker.app)) == everywhere("one@t")
-            server.stop()
-            server = RedisServer(port=server.port)
             take(broker.app, 0.2)
             wait_until(
                 lambda: workers_by_field(take(broker.app)) == everywhere("one@t"), seconds=30
             )
         finally:
-            broker_for(broker.app).close()
-            broker.close()
             server.stop()
 
     def test_several_threads_at_once__all_whole(self, fleet: Broker) -> None:
