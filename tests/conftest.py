@@ -16,8 +16,8 @@ from tests.chromium import Record, chromium, page_servers
 
 #: The files that take longest, which therefore begin first.
 LONGEST = (
-    *("recipes", "command", "wheel", "browser", "snapshot", "setting_up", "worker", "demo"),
-    *("faults", "hostile"),
+    *("recipes", "browser", "wheel", "snapshot", "setting_up", "worker", "hostile", "demo"),
+    *("faults", "presence", "command"),
 )
 
 KINDS = ("redis", "filesystem", "amqp")
