@@ -29,7 +29,7 @@ class NoSuchRepresentation(NotAcceptable):
 
     def __init__(self, wanted: str | None, renderers: Sequence[BaseRenderer]) -> None:
         offer = ", ".join(f"{renderer.format} ({renderer.media_type})" for renderer in renderers)
-        if not wanted:
+        if wanted is None:
             detail = f"The Accept header excludes every format on offer: {offer}."
         elif wanted not in {renderer.format for renderer in renderers}:
             detail = f"There is no such format. On offer are: {offer}."

@@ -93,13 +93,17 @@ class CeleryStatsView(APIView):
         return super().finalize_response(request, response, *args, **kwargs)
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
-        try:
+        if force:  # An error has to be written, even if the query parameters cannot be read.
             return super().perform_content_negotiation(request, force)
+        override = api_settings.URL_FORMAT_OVERRIDE
+        wanted = self.format_kwarg or (request.query_params.get(override) if override else None)
+        try:
+            if wanted == "":  # REST framework ignores an empty format.
+                raise NotAcceptable
+            return super().perform_content_negotiation(request)
         # REST framework raises Http404 where there is no such format.
         except (Http404, NotAcceptable) as exc:
-            override = api_settings.URL_FORMAT_OVERRIDE
-            wanted = request.query_params.get(override) if override else None
-            raise NoSuchRepresentation(self.format_kwarg or wanted, self.get_renderers()) from exc
+            raise NoSuchRepresentation(wanted, self.get_renderers()) from exc
 
     def perform_authentication(self, request: Request) -> None:
         if self._wrong_setting is not None:

@@ -169,6 +169,7 @@ class TestNegotiation:
         ("query", "accept", "detail"),
         [
             ("?format=xml", "*/*", f"There is no such format. On offer are: {OFFER}"),
+            ("?format=", "*/*", f"There is no such format. On offer are: {OFFER}"),
             (
                 "?format=html",
                 "application/json",
