@@ -130,7 +130,7 @@ def install(session: nox.Session, client: str) -> dict[str, str]:
     constraints.write_text("\n".join(CLIENTS[client]))
     env = {"PIP_CONSTRAINT": str(constraints)}
     packages = ["--editable", ".[test]", "celery[redis]", "hatchling"]
-    session.install("--no-compile", *packages, env=env)
+    session.install(*packages, env=env)
     return env
 
 

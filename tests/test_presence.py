@@ -23,6 +23,10 @@ from tests.brokers import Broker, MakeBroker, RedisServer, deaf_afterwards
 from tests.mailbox import Mailbox, answer_after, answer_if
 from tests.processes import wait_until
 
+#: Seconds of silence that a question waits. On a machine that stands still for so long, nothing
+#: is learnt.
+WINDOW = 1.5
+
 has_beat = pytest.mark.skipif(
     celery.VERSION < (5, 7), reason="celery beat has remote control from Celery 5.7"
 )
@@ -80,11 +84,6 @@ def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker) 
         snapshot = take(broker.app)
     assert workers_by_field(snapshot) == everywhere("forgetful@t")
     assert snapshot.elapsed < TIMEOUT
-
-
-#: Seconds of silence that a question waits. A machine that stands still for so long, before every
-#: node is pinged, would leave nothing to remember.
-WINDOW = 1.5
 
 
 class TestStrangers:
@@ -251,7 +250,7 @@ def test_remembered_as_no_worker_or_dead__forgotten_when_it_answers(
             *("node@t", "one@t")
         ]
         assert memory.ping_result is None
-        assert take(broker.app, 0.5).missing == {"node@t": FIELDS}
+        assert take(broker.app, WINDOW).missing == {"node@t": FIELDS}
 
 
 class TestRabbitMQ:
@@ -283,9 +282,9 @@ class TestRabbitMQ:
 
     def test_before_the_workers_are_up__nothing_is_learnt(self, make_broker: MakeBroker) -> None:
         broker = make_broker("amqp")
-        assert workers_by_field(take(broker.app, 0.5)) == everywhere()
+        assert workers_by_field(take(broker.app, WINDOW)) == everywhere()
         with Mailbox(broker, "one@t", Mailbox.answer):
-            snapshot = take(broker.app, 0.5)
+            snapshot = take(broker.app, WINDOW)
             assert workers_by_field(snapshot) == everywhere("one@t")
             assert take(broker.app).elapsed < TIMEOUT
 
@@ -295,7 +294,7 @@ class TestRabbitMQ:
         """The new workers may be slower than it takes to find that the old ones are gone."""
         broker = make_broker("amqp")
         with Mailbox(broker, "old@t", Mailbox.answer):
-            assert workers_by_field(take(broker.app, 0.5)) == everywhere("old@t")
+            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("old@t")
         pinged.clear()
 
         with Mailbox(broker, "new@t", answer_after(pinged)):
@@ -327,7 +326,7 @@ class TestRabbitMQ:
                 mailbox.answer(command)
 
         with Mailbox(broker, "one@t", answer_after(may_answer)), ThreadPoolExecutor() as pool:
-            take(broker.app, 0.5)
+            take(broker.app, WINDOW)
             may_answer.clear()
             asked.clear()
             first = pool.submit(take, broker.app)
@@ -364,7 +363,7 @@ class TestRabbitMQ:
             asked.clear()
             first = pool.submit(take, broker.app)
             assert asked.wait(20)
-            other = take(broker.app, 0.5, fields=("stats",))
+            other = take(broker.app, WINDOW, fields=("stats",))
             assert workers_by_field(other)["stats"] == ["one@t"]
             assert broker_for(broker.app).memory.amqp.window_passed
             other_is_over.set()
@@ -375,7 +374,7 @@ class TestRabbitMQ:
     ) -> None:
         broker = make_broker("amqp")
         with Mailbox(broker, "one@t", Mailbox.answer):
-            take(broker.app, 0.5)
+            take(broker.app, WINDOW)
             monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", 0.0)
             for _ in range(3):
                 snapshot = take(broker.app)
@@ -405,7 +404,7 @@ class TestRabbitMQ:
             answered_late.set()
 
         with Mailbox(broker, "one@t", Mailbox.answer):
-            take(broker.app, 0.5)
+            take(broker.app, WINDOW)
             with Mailbox(broker, "new@t", newcomer):
                 assert workers_by_field(take(broker.app)) == everywhere("one@t")
                 may_answer.set()
@@ -428,7 +427,7 @@ class TestRabbitMQ:
                 mailbox.end()
 
         with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "half@t", answer_and_stop):
-            take(broker.app, 0.5)
+            take(broker.app, WINDOW)
             broker_for(broker.app).memory.without_app.clear()
             snapshot = take(broker.app)
         assert workers_by_field(snapshot)["stats"] == ["half@t", "one@t"]
@@ -461,7 +460,7 @@ class TestRabbitMQ:
                 mailbox.answer(command)
 
         with Mailbox(broker, "one@t", Mailbox.answer):
-            take(broker.app, 0.5)
+            take(broker.app, WINDOW)
             with Mailbox(broker, "new@t", unreadable):
                 # It may have been too late for the first answer.
                 snapshot = wait_until(
@@ -474,9 +473,9 @@ class TestRabbitMQ:
         may_answer = threading.Event()
         may_answer.set()
         with Mailbox(broker, "one@t", answer_if(lambda *_: may_answer.is_set())):
-            take(broker.app, 0.5)
+            take(broker.app, WINDOW)
             may_answer.clear()
-            assert take(broker.app, 0.5).missing == {"one@t": FIELDS}
+            assert take(broker.app, WINDOW).missing == {"one@t": FIELDS}
 
 
 def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: MakeBroker) -> None:
@@ -506,7 +505,7 @@ def test_table_that_cannot_be_read__never_taken_for_empty(
             after_asking(self)
 
     monkeypatch.setattr(TablePresence, "after_asking", unreadable)
-    assert workers_by_field(take(broker.app, 0.5)) == everywhere("one@t")
+    assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
 
 
 @deaf_afterwards
