@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from .page import UNAVAILABLE, about, page, refusal
+from .page.fleet import UNAVAILABLE, about, page, refusal
 from .report import Report
 
 

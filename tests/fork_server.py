@@ -37,7 +37,7 @@ MODULES = {
     ),
     "django": (
         *("django.core.management", "celery_stats.management.commands.celery_stats"),
-        *("celery_stats.page", "celery.app.control", "celery.app.amqp", "celery.app.events"),
+        *("celery_stats.page.fleet", "celery.app.control", "celery.app.amqp", "celery.app.events"),
         *("kombu.transport.redis", "kombu.transport.pyamqp", "project.filesystem"),
     ),
 }

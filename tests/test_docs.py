@@ -13,12 +13,14 @@ import yaml
 from django.core.management import find_commands, get_commands
 
 from benchmarks.presence import SITUATIONS
-from celery_stats import page, query, renderers, sharing, task_rows
+from celery_stats import query, renderers, sharing
 from celery_stats.conf import DEFAULTS, PARAMETERS
 from celery_stats.control import broker, limits
 from celery_stats.control.presence import Presence, amqp, redis
 from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
+from celery_stats.page import fleet as page
+from celery_stats.page import tasks
 from tests.processes import ROOT
 
 PATHS = [
@@ -190,7 +192,7 @@ class TestEndpoint:
         ("endpoint.md", "up to 100 times", query.MAX_VALUES, 100),
         ("endpoint.md", "at most 255 characters", query.MAX_LENGTH, 255),
         ("endpoint.md", "`Retry-After: 5`", ServiceUnavailable.wait, 5),
-        ("endpoint.md", "100 tasks of each list", task_rows.TASKS_SHOWN, 100),
+        ("endpoint.md", "100 tasks of each list", tasks.TASKS_SHOWN, 100),
         ("endpoint.md", "300 workers", page.WORKERS_SHOWN, 300),
         ("production.md", "taken at the same time | 8 |", sharing.MAX_RUNS, 8),
         ("production.md", "after their deadline | 32 |", sharing.MAX_THREADS, 32),

@@ -14,9 +14,12 @@ from django.utils import translation
 from django.utils.timezone import override
 from rest_framework.throttling import UserRateThrottle
 
-from celery_stats import formatting, page, task_rows, views
+from celery_stats import views
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import FIELDS
+from celery_stats.page import fleet as page
+from celery_stats.page import tasks as task_rows
+from celery_stats.page import text as formatting
 from celery_stats.report import Report
 from tests.accounts.models import User
 from tests.answers import ANSWERS, EMPTY, HOSTILE, NOW, STATS, TASK

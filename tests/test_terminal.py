@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wcwidth import wcswidth
 
 from celery_stats.control.question import FIELDS, Question
-from celery_stats.management import terminal
+from celery_stats.page import terminal
 from celery_stats.report import Report
 from tests.answers import ANSWERS, EMPTY, NOW, STATS, TASK
 

@@ -26,7 +26,7 @@ from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.management.forget import forget_lines
-from celery_stats.management.terminal import ERROR, Line, Screen, lines, printable, silent
+from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable, silent
 from celery_stats.query import parse_question
 
 #: Exit statuses. argparse also ends with 2 if the command line is wrong.

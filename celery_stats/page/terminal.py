@@ -8,8 +8,9 @@ from shutil import get_terminal_size
 from typing import Any, TypeAlias
 
 from celery_stats.control.question import FIELDS, Question
-from celery_stats.formatting import Count, Text, plural
 from celery_stats.report import Report
+
+from .text import Count, Text, plural
 
 #: A line and its role in ``django.core.management.color``; the role is empty for plain text.
 Line: TypeAlias = tuple[str, str]
@@ -52,7 +53,7 @@ def width(text: str) -> int:
 def lines(report: Report, question: Question) -> Iterator[Line]:
     """Yield what the page shows first. A line may be wider than the terminal."""
     # Imported here, because --json does not need the page.
-    from celery_stats.page import page
+    from .fleet import page
 
     context = page(report, question.task_ids)
     answering, elapsed = context["answering"].value, context["elapsed"]

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, TypeAlias
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_naive
 
-from .formatting import (
+from celery_stats.query import MAX_LENGTH
+
+from .text import (
     CELL,
     Count,
     Excerpt,
@@ -28,7 +30,6 @@ from .formatting import (
     plural,
     shorten,
 )
-from .query import MAX_LENGTH
 
 Answers: TypeAlias = Mapping[str, Mapping[str, Any] | None]
 

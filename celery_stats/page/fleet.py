@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 
 from django.utils.timezone import localtime
 
-from .formatting import (
+from celery_stats.query import MAX_LENGTH
+from celery_stats.report import Report
+
+from .tasks import Answers, TaskList, look_ups, task_lists
+from .text import (
     CELL,
     PAIRS_SHOWN,
     TITLE_LENGTH,
@@ -29,9 +33,6 @@ from .formatting import (
     pairs,
     shorten,
 )
-from .query import MAX_LENGTH
-from .report import Report
-from .task_rows import Answers, TaskList, look_ups, task_lists
 
 WORKERS_SHOWN = 300
 QUEUES_SHOWN = 100

@@ -1,0 +1,1 @@
+"""Shows a report to people: the page, and the tables in a terminal. Knows reports only."""
