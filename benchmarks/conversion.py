@@ -27,7 +27,7 @@ django.setup()
 from kombu.serialization import loads  # noqa: E402
 from rest_framework.renderers import JSONRenderer  # noqa: E402
 
-from celery_stats.redaction import mask  # noqa: E402
+from celery_stats.masking.answers import mask  # noqa: E402
 
 ROUNDS = 15
 LIMIT = 2.0

@@ -24,7 +24,7 @@ CORPORA = ("corpus.json", "corpus_held_out.json")
 
 def masked(where: str, value: Any) -> str:
     """Return what a caller sees of an example, as one text."""
-    from celery_stats.redaction import mask, safe_error
+    from celery_stats.masking.answers import mask, safe_error
 
     if where == "error":
         reply: Any = {"error": value}

@@ -304,7 +304,7 @@ def grow(sizes: list[int], rounds: int) -> None:
     """Print what a snapshot of more and more simulated workers on Redis takes."""
     from rest_framework.renderers import JSONRenderer
 
-    from celery_stats.redaction import mask
+    from celery_stats.masking.answers import mask
 
     rows = []
     client_cpu: dict[int, float] = {}

@@ -12,8 +12,8 @@ from .control.configuration import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
 from .control.question import CeleryApp, Options, Question
 from .control.snapshot import Snapshot, take_snapshot
-from .jsonsafe import jsonsafe
-from .redaction import mask, safe_error
+from .masking.answers import mask, safe_error
+from .masking.jsonsafe import jsonsafe
 from .sharing import SingleFlight
 
 logger = logging.getLogger(__name__)

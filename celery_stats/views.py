@@ -28,8 +28,8 @@ from .control.exceptions import CeleryStatsError
 from .control.question import CeleryApp, Question
 from .exceptions import NoSuchRepresentation, ServiceUnavailable
 from .headers import MISSING_WORKERS, encode_worker_names
+from .masking.answers import safe_error
 from .query import parse_question
-from .redaction import safe_error
 from .renderers import METRICS_RENDERERS, OpenMetricsRenderer, PageRenderer, ReportJSONRenderer
 from .report import ReportOptions, get_report
 from .schema import DESCRIPTION, SUMMARY, published

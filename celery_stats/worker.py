@@ -84,6 +84,6 @@ def _to_json(replies: dict[str, Any]) -> str:
     # arguments of tasks run code of the project here, which may raise anything.
     except Exception:  # noqa: BLE001
         # Imported here, because it needs REST framework, which connect() must not load.
-        from .jsonsafe import jsonsafe
+        from .masking.jsonsafe import jsonsafe
 
         return json.dumps(jsonsafe(replies))

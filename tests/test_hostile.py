@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.test import APIClient
 
 from celery_stats.control.question import FIELDS
-from celery_stats.redaction import mask
+from celery_stats.masking.answers import mask
 from tests.brokers import Broker, MakeBroker, Use
 from tests.mailbox import Mailbox
 from tests.simulated import replies

@@ -17,9 +17,9 @@ from urllib.parse import quote, unquote
 from django.conf import settings
 from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
 
-from .credentials import MAX_REMEMBERED, TextMasker
 from .jsonsafe import Converter, jsonsafe
-from .secret_names import is_secret_name
+from .names import is_secret_name
+from .text import MAX_REMEMBERED, TextMasker
 
 #: Fields of an answer whose replies hold tasks.
 FIELDS_WITH_TASKS = {"active", "scheduled", "reserved", "query_task"}

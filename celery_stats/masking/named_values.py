@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from .secret_names import MAX_NAME, STEMS, VAGUE_NAMES
+from .names import MAX_NAME, STEMS, VAGUE_NAMES
 
 # -- A name, and what stands between it and its value.
 
@@ -25,7 +25,7 @@ _BETWEEN = r"""(?:
 #: Any name: the filter of a project may hold any name for secret.
 ANY_NAME = re.compile(rf"(?<![\w$-])(?P<name>[\w$-]{{1,{MAX_NAME}}}){_BETWEEN}", re.VERBOSE)
 
-#: A name that can be secret by ``secret_names``. Finds fewer candidates, which saves time.
+#: A name that can be secret by ``names.py``. Finds fewer candidates, which saves time.
 NAME_WITH_STEM = re.compile(
     rf"(?<![\w$-])(?P<name>[\w$-]{{0,50}}?(?:{STEMS})[\w$-]{{0,50}}){_BETWEEN}",
     re.VERBOSE | re.IGNORECASE,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.corpus import judge
-from celery_stats import credentials
-from celery_stats.credentials import MAX_FOUND, TextMasker
-from celery_stats.secret_names import is_secret_name
+from celery_stats.masking import text as credentials
+from celery_stats.masking.names import is_secret_name
+from celery_stats.masking.text import MAX_FOUND, TextMasker
 
 
 def masked(text: str) -> str:

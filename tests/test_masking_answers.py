@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_stats.control.question import FIELDS
-from celery_stats.jsonsafe import CYCLIC, jsonsafe
-from celery_stats.redaction import mask, safe_error
-from tests.test_jsonsafe import anything, exact
+from celery_stats.masking.answers import mask, safe_error
+from celery_stats.masking.jsonsafe import CYCLIC, jsonsafe
+from tests.test_masking_jsonsafe import anything, exact
 
 STARS = SafeExceptionReporterFilter.cleansed_substitute
 WORKER = "celery@one"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from .named_values import ANY_NAME, NAME_WITH_STEM, secret_values
-from .secret_names import STEMS
+from .names import STEMS
 
 #: Named credentials that are masked one by one in a text. Whatever follows the last of them is
 #: masked as a whole, because a text of megabytes full of them would keep the process busy.
@@ -121,7 +121,7 @@ class TextMasker:
         Args:
             is_secret: decides about names.
             substitute: what stands in place of a credential.
-            has_stems: whether every secret name holds one of ``secret_names.STEMS``. The names
+            has_stems: whether every secret name holds one of ``names.STEMS``. The names
                 that the filter of a project holds for secret may hold none.
         """
         self.is_secret = is_secret

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.renderers import JSONRenderer
 
-from celery_stats.jsonsafe import CYCLIC, MAX_LEVELS, MAX_REPR, TOO_DEEP, jsonsafe
+from celery_stats.masking.jsonsafe import CYCLIC, MAX_LEVELS, MAX_REPR, TOO_DEEP, jsonsafe
 
 Point = namedtuple("Point", "x y")
 

@@ -1,0 +1,1 @@
+"""Decides what may be seen of an answer. Knows no HTTP and no broker."""
