@@ -54,12 +54,7 @@ class PageRenderer(BaseRenderer):
             visitor = renderer_context["view"].visitor_name
             name, context = "message", refusal(data, response.status_code, visitor)
         elif isinstance(data, Report):
-            query = request.query_params
-            narrowed = "worker" in query or "field" in query
-            name = "page"
-            context = page(
-                data, query.getlist("task_id"), narrowed=narrowed, json_link=json_link(request)
-            )
+            name, context = "page", page(data, json_link=json_link(request))
         else:
             name, context = "message", about(data)
         template = get_template(f"celery_stats/{name}.html")

@@ -136,4 +136,5 @@ def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
         taken_at=snapshot.taken_at,
         elapsed=snapshot.elapsed,
         queues=jsonsafe(snapshot.queues),
+        question=snapshot.question,
     )

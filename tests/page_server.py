@@ -49,16 +49,17 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
 
     from celery_stats import views
     from celery_stats.control.exceptions import BrokerUnavailable
-    from celery_stats.control.question import FIELDS
+    from celery_stats.control.question import FIELDS, Question
     from celery_stats.report import Report
 
-    def recorded(*args: Any, **kwargs: Any) -> Report:
+    def recorded(question: Question, options: Any) -> Report:
         state = json.loads(Path(file).read_text())
         if state.get("status") == 503:
             raise BrokerUnavailable
         answers = {name: state["answers"].get(name) for name in FIELDS}
         now = datetime.now(timezone.utc)
-        return Report(answers, state.get("missing", {}), now, 0.0123, state.get("queues"))
+        missing, queues = state.get("missing", {}), state.get("queues")
+        return Report(answers, missing, now, 0.0123, queues, question)
 
     views.get_report = recorded
     application = StaticFilesHandler(mounted(get_wsgi_application(), prefix))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,7 @@ from rest_framework.throttling import UserRateThrottle
 
 from celery_stats import views
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.question import FIELDS
+from celery_stats.control.question import FIELDS, Question
 from celery_stats.page import fleet as page
 from celery_stats.page import tasks as task_rows
 from celery_stats.page import text as formatting
@@ -54,7 +55,8 @@ def context(
     answer: dict[str, Any], task_ids: Sequence[str] = (), **options: Any
 ) -> dict[str, Any]:
     given = {"missing": {}, "taken_at": NOW, "elapsed": 0.0123, **options}
-    return page.page(Report({**EMPTY, **answer}, **given), task_ids)
+    question = Question(task_ids=tuple(dict.fromkeys(task_ids)))
+    return page.page(Report({**EMPTY, **answer}, **given, question=question))
 
 
 @pytest.fixture
@@ -72,7 +74,9 @@ def show(browser_client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     def render(answer: dict[str, Any], query: str = "", **options: Any) -> Elements:
         given = {"missing": {}, "taken_at": NOW, "elapsed": 0.0123, **options}
         report = Report({**EMPTY, **answer}, **given)
-        monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+        monkeypatch.setattr(
+            views, "get_report", lambda question, options: replace(report, question=question)
+        )
         response = browser_client.get(f"{URL}{query}")
         assert response.status_code == 200
         return Elements(response.content.decode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -22,7 +23,8 @@ def report(
 
 
 def lines(report: Report, **asked: Any) -> list[str]:
-    return [line for line, _role in terminal.lines(report, Question(**asked))]
+    report = replace(report, question=Question(**asked))
+    return [line for line, _role in terminal.lines(report)]
 
 
 def test_worker_and_task() -> None:
@@ -73,7 +75,7 @@ def test_look_ups() -> None:
 
 def test_missing__below_the_summary_and_in_the_colour_of_a_warning() -> None:
     found = report(ANSWERS, {"a@h": ("active", "stats"), "b@h": FIELDS})
-    warnings = [line for line, role in terminal.lines(found, Question()) if role == "WARNING"]
+    warnings = [line for line, role in terminal.lines(found) if role == "WARNING"]
     assert warnings == [
         "1 worker answered in 12 ms at 06:00:00.",
         "a@h did not answer active, stats.",

@@ -43,6 +43,11 @@ class Question:
         return {"safe": None} if command == "active" else {}
 
     @property
+    def is_narrowed(self) -> bool:
+        """Whether only some workers or fields are asked for."""
+        return bool(self.workers) or self.fields != FIELDS
+
+    @property
     def all_at_once(self) -> dict[str, Any]:
         """The argument that asks a worker with this app for everything in one reply."""
         return {ARGUMENT: {field: self.arguments(field) for field in self.fields}}

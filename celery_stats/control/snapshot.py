@@ -46,6 +46,7 @@ class Snapshot:
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the call to the last reply that was waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
+        question: what was asked.
     """
 
     answers: Mapping[str, Mapping[str, Any] | None]
@@ -53,6 +54,7 @@ class Snapshot:
     taken_at: datetime
     elapsed: float
     queues: Mapping[str, int] | None = None
+    question: Question = Question()  # noqa: RUF009 - it is frozen
 
 
 def take_snapshot(
@@ -124,6 +126,7 @@ def _take(
         taken_at=collector.asked_at,
         elapsed=elapsed,
         queues=queues,
+        question=question,
     )
     return snapshot, collector.presence.is_stale
 

@@ -50,18 +50,14 @@ HEADINGS = {
 UNAVAILABLE = {"state": "unavailable", "heading": "The broker is unavailable"}
 
 
-def page(
-    report: Report, task_ids: Sequence[str], *, narrowed: bool = False, json_link: str = ""
-) -> dict[str, Any]:
+def page(report: Report, *, json_link: str = "") -> dict[str, Any]:
     """Return the context of ``page.html`` for a report.
 
     Args:
         report: what the workers answered.
-        task_ids: the task ids that were looked up.
-        narrowed: whether only some workers or fields were asked for.
         json_link: the address of the same report as JSON; empty if there is none.
     """
-    answers, missing = report.answers, report.missing
+    answers, missing, task_ids = report.answers, report.missing, report.question.task_ids
     names = sorted({*chain.from_iterable(replies or () for replies in answers.values())})
     state = health(names, missing)
     tasks = task_lists(answers, report.taken_at)
@@ -69,7 +65,7 @@ def page(
     return {
         "state": state,
         "heading": HEADINGS[state],
-        "narrowed": narrowed,
+        "narrowed": report.question.is_narrowed,
         "json_link": json_link,
         "answering": count(len(names)),
         "missing_count": count(len(missing)),

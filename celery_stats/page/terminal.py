@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from shutil import get_terminal_size
 from typing import Any, TypeAlias
 
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 
 from .text import Count, Text, plural
@@ -50,12 +50,12 @@ def width(text: str) -> int:
     return int(wcswidth(text))
 
 
-def lines(report: Report, question: Question) -> Iterator[Line]:
+def lines(report: Report) -> Iterator[Line]:
     """Yield what the page shows first. A line may be wider than the terminal."""
     # Imported here, because --json does not need the page.
     from .fleet import page
 
-    context = page(report, question.task_ids)
+    context = page(report)
     answering, elapsed = context["answering"].value, context["elapsed"]
     clock = context["taken"]["clock"]
     if answering:
@@ -63,7 +63,7 @@ def lines(report: Report, question: Question) -> Iterator[Line]:
         yield f"{plural(answering, 'worker')} answered in {elapsed} ms at {clock}.", role
     else:
         yield f"No worker answered at {clock}.", ERROR
-    yield from silent(report, question)
+    yield from silent(report)
     yield from _workers(context, report)
     running, queues = context["tasks"]["active"], context["queues"]
     yield from _table(
@@ -78,10 +78,10 @@ def lines(report: Report, question: Question) -> Iterator[Line]:
     yield from _table(("Looked up", "State", "Worker"), list(_looked_up(context)))
 
 
-def silent(report: Report, question: Question) -> Iterator[Line]:
+def silent(report: Report) -> Iterator[Line]:
     """Yield a line for each worker that did not answer everything."""
     for name, fields in report.missing.items():
-        what = "anything" if fields == question.fields else ", ".join(fields)
+        what = "anything" if fields == report.question.fields else ", ".join(fields)
         yield printable(f"{name} did not answer {what}."), WARNING
 
 

@@ -156,10 +156,10 @@ class Command(BaseCommand):
         """Write a report to the screen, if there is one, or below what is written already."""
         if self.json:
             self.write_json(report.json())
-            for line, _role in silent(report, self.question):
+            for line, _role in silent(report):
                 self.stderr.write(line)
             return
-        shown = list(lines(report, self.question))
+        shown = list(lines(report))
         if screen:
             screen.show(shown)
         else:
@@ -193,7 +193,7 @@ class Command(BaseCommand):
         """
         for worker, fields in report.missing.items():
             # A worker that was asked for by name need not be in the list.
-            if fields == self.question.fields and not self.question.workers:
+            if fields == report.question.fields and not report.question.workers:
                 for line in forget_lines(app, worker):
                     self.stderr.write(line, no_style().SUCCESS)
 
