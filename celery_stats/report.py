@@ -137,4 +137,8 @@ def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
         elapsed=snapshot.elapsed,
         queues=jsonsafe(snapshot.queues),
         question=snapshot.question,
+        consumers=jsonsafe(snapshot.consumers),
+        clocks={jsonsafe(worker): clock for worker, clock in snapshot.clocks.items()},
+        unnamed=snapshot.unnamed,
+        unreadable=snapshot.unreadable,
     )

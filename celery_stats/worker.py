@@ -11,17 +11,31 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import Any
 
 from celery.signals import worker_init
 
-from .control.question import ARGUMENT, FIELDS
+from .control.question import ARGUMENT, CONSUMERS, FIELDS, REPLIES, TIME
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
+
+#: The commands that may be asked together, in the order in which their replies get room: the small
+#: ones first.
+COMMANDS = ("stats", CONSUMERS, "revoked", "query_task", "active", "reserved", "scheduled")
+
+#: Characters of the replies to several commands together, which are ASCII. A message of several
+#: MiB comes late on Redis. 1 000 tasks with ordinary arguments take half of it. Commands that do
+#: not fit are asked for one at a time.
+MAX_TOGETHER = 2**20
+
+#: Characters of the reply to one command. RabbitMQ closes the channel of a worker that sends more
+#: than 16 MiB, and the quotation marks in the text are escaped on the way.
+MAX_ALONE = 8 * 2**20
 
 
 def connect() -> None:
@@ -38,52 +52,70 @@ def register(**kwargs: Any) -> None:
     # Imported here, because it belongs to workers alone.
     from celery.worker.control import Panel
 
-    handlers = {name: Panel.data[name] for name in FIELDS if name in Panel.data}
-    for name, handler in handlers.items():
-        Panel.data[name] = wraps(handler)(partial(answer, handler, handlers))
+    handlers = {name: Panel.data[name] for name in COMMANDS if name in Panel.data}
+    for name in FIELDS:
+        if name in handlers:
+            handler = handlers[name]
+            Panel.data[name] = wraps(handler)(partial(answer, handler, handlers))
 
 
-def answer(handler: Handler, handlers: dict[str, Handler], state: Any, **arguments: Any) -> Any:
-    """Answer a built-in command, or all the fields that the additional argument names.
+def answer(handler: Handler, handlers: dict[str, Handler], state: Any, /, **arguments: Any) -> Any:
+    """Answer a built-in command, or all the commands that the additional argument names.
 
     Args:
         handler: the built-in function of this command.
-        handlers: field to its built-in function.
+        handlers: command to its built-in function.
         state: the worker's, as kombu's mailbox passes it on.
         arguments: those of the command. The additional one, :data:`ARGUMENT`, is a dict of
-            field to the arguments of the field's command.
+            command to its arguments.
 
     Returns:
         Any: what ``handler`` returns; with the additional argument ``{ARGUMENT: text}``. The text
-        is field to reply as JSON, so that a worker with any serializer can send it. Nothing is
-        masked: the web process does that when it answers the request.
+        is JSON, so that a worker with any serializer can send it. Nothing is masked: the web
+        process does that when it answers the request.
     """
     asked = arguments.pop(ARGUMENT, None)
     if not isinstance(asked, dict):
         return handler(state, **arguments)
-    known = [name for name in FIELDS if name in handlers and isinstance(asked.get(name), dict)]
-    return {
-        ARGUMENT: _to_json({name: _call(handlers[name], state, asked[name]) for name in known})
+    replies = {
+        name: _call(handlers[name], state, asked[name])
+        for name in COMMANDS
+        if name in handlers and isinstance(asked.get(name), dict)
     }
+    fitting = ", ".join(_fitting(replies))
+    return {ARGUMENT: f'{{"{TIME}": {time.time()!r}, "{REPLIES}": {{{fitting}}}}}'}
+
+
+def _fitting(replies: dict[str, Any]) -> Iterator[str]:
+    """Yield the members of the JSON object of replies, without those that do not fit."""
+    room = MAX_ALONE if len(replies) == 1 else MAX_TOGETHER
+    for name, reply in replies.items():
+        text = _to_json(reply)
+        if len(text) > MAX_ALONE:
+            error = f"the reply has {len(text):,} characters, and at most {MAX_ALONE:,} are sent"
+            text = json.dumps({"error": error})
+        if len(text) <= room:
+            room -= len(text)
+            yield f"{json.dumps(name)}: {text}"
 
 
 def _call(handler: Handler, state: Any, arguments: dict[str, Any]) -> Any:
     try:
         return handler(state, **arguments)
-    # The project can replace a handler. One that fails must not cost the other fields their
+    # The project can replace a handler. One that fails must not cost the other commands their
     # answer. Celery answers a command that fails in the same form.
     except Exception as exc:
         logger.exception("A remote control command failed")
         return {"error": repr(exc)}
 
 
-def _to_json(replies: dict[str, Any]) -> str:
+def _to_json(reply: Any) -> str:
     try:
-        return json.dumps(replies, allow_nan=False)
+        return json.dumps(reply, allow_nan=False)
     # Most replies are JSON already, so they are converted only where that is necessary. The
     # arguments of tasks run code of the project here, which may raise anything.
     except Exception:  # noqa: BLE001
         # Imported here, because it needs REST framework, which connect() must not load.
         from .masking.jsonsafe import jsonsafe
 
-        return json.dumps(jsonsafe(replies))
+        return json.dumps(jsonsafe(reply))

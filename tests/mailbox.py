@@ -94,7 +94,8 @@ class Mailbox:
         if asked is None:
             self.answer(command)
         else:
-            text = json.dumps({name: replies(self.name)[name] for name in asked})
+            answers = {name: replies(self.name)[name] for name in asked}
+            text = json.dumps({"time": 1.7e9, "replies": answers})
             self.reply(command, {self.name: {ARGUMENT: text}})
 
     def answer(self, command: dict[str, Any], name: str | None = None) -> None:

@@ -54,6 +54,7 @@ def replies(worker: str) -> dict[str, Any]:
         "reserved": [task(n, worker) for n in range(10, 14)],
         "revoked": [task(n, worker)["id"] for n in range(20, 25)],
         "query_task": {},
+        "active_queues": [{"name": "celery", "routing_key": "celery"}],
         "stats": {
             "total": {"shop.tasks.send_invoice": 4321},
             "pid": 4242,

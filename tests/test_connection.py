@@ -43,15 +43,17 @@ def test_virtual_transport__polled_at_our_interval(
 
 
 @pytest.mark.parametrize(
-    ("configured", "expected"), [({}, 3.0), ({"socket_timeout": 1.5}, 1.5)], ids=["none", "ours"]
+    ("configured", "expected"),
+    [({}, 0.875), ({"socket_timeout": 0.5}, 0.5)],
+    ids=["none", "ours"],
 )
 def test_redis__waits_no_longer_than_its_share_of_the_deadline(
-    make_broker: MakeBroker, connect: Connect, configured: dict[str, Any], expected: float
+    make_broker: MakeBroker, connect: Connect, configured: dict[str, Any], expected: Any
 ) -> None:
     app = make_broker(broker_transport_options=configured).app
     options = connect(app).channel.pool.connection_kwargs
     assert options["socket_timeout"] == expected
-    assert options["socket_connect_timeout"] == 3.0
+    assert options["socket_connect_timeout"] == 0.875
 
 
 def test_redis__the_undocumented_attributes_of_kombu_are_there(

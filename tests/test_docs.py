@@ -13,10 +13,10 @@ import yaml
 from django.core.management import find_commands, get_commands
 
 from benchmarks.presence import SITUATIONS
-from celery_stats import query, renderers, sharing
+from celery_stats import query, renderers, sharing, worker
 from celery_stats.conf import DEFAULTS, PARAMETERS
 from celery_stats.control import broker, limits
-from celery_stats.control.presence import Presence, amqp, redis
+from celery_stats.control.presence import Presence, amqp
 from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.page import fleet as page
@@ -197,11 +197,13 @@ class TestEndpoint:
         ("production.md", "taken at the same time | 8 |", sharing.MAX_RUNS, 8),
         ("production.md", "after their deadline | 32 |", sharing.MAX_THREADS, 32),
         ("production.md", "| 1 for each Celery app |", broker.MAX_KEPT, 1),
-        ("production.md", "not used is replaced | 10 |", broker.MAX_IDLE, 10.0),
+        ("production.md", "not used is closed | 10 |", broker.MAX_IDLE, 10.0),
         ("production.md", "that are remembered | 10 000 |", limits.MAX_WORKERS, 10_000),
         ("production.md", "size of one reply | 16 MiB |", limits.MAX_REPLY, 16 * 2**20),
         ("production.md", "to one question | 64 MiB |", limits.MAX_REPLIES, 64 * 2**20),
-        ("how-it-works.md", "every 60 seconds", redis.REFRESH_AFTER, 60.0),
+        ("production.md", "has the app | 1 MiB |", worker.MAX_TOGETHER, 2**20),
+        ("production.md", "to one command | 8 MiB |", worker.MAX_ALONE, 8 * 2**20),
+        ("production.md", "worker's name | 255 |", limits.MAX_NAME, 255),
         ("how-it-works.md", "a quarter of the time", amqp.GRACE_SHARE, 0.25),
         ("how-it-works.md", "1 ms at least", amqp.MIN_GRACE, 0.001),
     ],

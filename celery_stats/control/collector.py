@@ -1,65 +1,57 @@
 """Publishes one question and reads the replies, until nobody else will answer.
 
-The collector goes through these states, and can end in each of them:
-
-    asked     The question is out. Replies come in.
-    the rest  Workers that turned out to be without this app are asked for the fields that were
-              not in their first reply.
-    pinged    A worker was silent for a moment, so a ping was sent to every node. Nodes answer in
-              order: a node that has answered the ping will not answer what it was asked before.
-    retrying  Nodes that have answered the ping and owe an answer are asked for it again, one
-              field at a time (``retry.py``).
-
-It ends when presence says that nobody else will answer, when nothing new has come for ``timeout``
-since the last message that was sent, at the deadline, or when too much has come.
+The states of the collector are those of :class:`State`. Beside them, workers that turn out to be
+without this app, and workers whose joint reply was too large, are asked for the rest of their
+answer, and nodes that have lost a reply are asked again (``retry.py``).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from datetime import datetime, timezone
 from enum import Enum, auto
+from math import inf
 from typing import Any
 
 from .connection import PING, ControlConnection
-from .limits import MAX_REPLIES, MAX_WORKERS, is_too_large
-from .presence import Memory, presence_for
-from .presence.memory import workers_in_late_reply
-from .question import ARGUMENT, FIELDS, Question
-from .replies import Replies
-from .retry import MAX_NAME, MAX_NAMED, Retries
+from .limits import MAX_REPLIES, MAX_WORKERS, is_name, is_too_large
+from .messages import decode_together, log_shared_name, ticket_of, workers_in_late_reply
+from .presence import Roster, presence_for
+from .question import ARGUMENT, CONSUMERS, FIELDS, Question
+from .replies import NO_NAME, Replies
+from .retry import MAX_NAMED, Retries, Step
 
 logger = logging.getLogger(__name__)
 
-#: The order in which the fields are asked. Commands whose reply a worker may fail to encode come
+#: The order in which the commands are asked. Those whose reply a worker may fail to encode come
 #: last, because it resets its mailbox then, and loses the commands that wait there.
-PUBLISH_ORDER = ("stats", "revoked", "query_task", "scheduled", "reserved", "active")
+PUBLISH_ORDER = ("stats", CONSUMERS, "revoked", "query_task", "scheduled", "reserved", "active")
 
-#: Seconds of silence after which workers that turned out to be without this app are asked for the
-#: rest: long enough that one message asks all of them.
+#: Seconds of silence after which workers that owe a part of their answer are asked for the rest:
+#: long enough that one message asks all of them.
 REST_AFTER = 0.005
 
 #: Silence after which workers that owe a part of their answer are asked again although they have
-#: not answered the ping, as a share of ``timeout``.
+#: not answered the ping, as a share of ``timeout``. A ping is not sent later than that, either.
 PATIENCE_SHARE = 0.25
 
-_NOTHING: Mapping[str, Any] = {}
+#: Seconds for which replies that have arrived are still read at the deadline.
+LAST_LOOK = 0.1
 
-#: The names of workers for which it was logged that several workers have this name.
-_shared_names_logged: set[str] = set()
-_MAX_LOGGED = 100
+#: Seconds from the ping to the second look at who is there.
+LOOK_AGAIN_AFTER = 0.1
 
 
-class Ending(Enum):
-    """Why the collector stopped."""
+class State(Enum):
+    """What the collector is doing, or why it has ended."""
 
-    SETTLED = auto()  #: presence says that nobody else will answer
-    SILENCE = auto()  #: nothing new has come for ``timeout``
-    DEADLINE = auto()
-    TOO_MUCH = auto()  #: the replies exceed :data:`MAX_REPLIES`
+    ASKED = auto()  #: the question is out, and replies come in
+    PINGED = auto()  #: somebody was silent for a moment, so a ping was sent to every node
+    SETTLED = auto()  #: it has ended, because nobody else will answer
+    SILENCE = auto()  #: it has ended, because nothing new came for ``timeout``
+    DEADLINE = auto()  #: it has ended, because the time is over
+    TOO_MUCH = auto()  #: it has ended, because the replies exceed :data:`MAX_REPLIES`
 
 
 class Collector:
@@ -68,42 +60,45 @@ class Collector:
     Attributes:
         replies: what has come.
         presence: who could answer.
-        ending: why it stopped; None before :meth:`run` has ended.
+        state: what it is doing, or why it stopped.
         asked_at: when the question was published, in UTC.
     """
 
     def __init__(
-        self, connection: ControlConnection, question: Question, memory: Memory, timeout: float
+        self, connection: ControlConnection, question: Question, roster: Roster, timeout: float
     ) -> None:
         """
         Args:
             connection: where to ask; its replies must be handed to :meth:`on_message`.
             question: what to ask.
-            memory: what earlier questions showed; updated at the end.
+            roster: what earlier questions showed; updated at the end.
             timeout: seconds of silence after which the silent workers are given up.
         """
         self.asked_at = datetime.now(timezone.utc)
-        self.replies = Replies(question.fields, time.monotonic())
-        self.presence = presence_for(connection, memory, frozenset(question.workers))
-        self.ending: Ending | None = None
+        self.replies = Replies(question.commands, connection.now())
+        self.presence = presence_for(connection, roster, frozenset(question.workers), self.replies)
+        self.state = State.ASKED
         self._connection = connection
         self._question = question
-        self._memory = memory
+        self._roster = roster
         self._timeout = timeout
         self._patience = timeout * PATIENCE_SHARE
-        self._retries = Retries(
-            connection, question, timeout, self._patience, self.presence.no_workers
-        )
-        self._order = sorted(question.fields, key=PUBLISH_ORDER.index)
-        self._quiet_since = time.monotonic()
-        self._field_by_ticket: dict[str, str] = {}
-        self._answered: set[tuple[str, str]] = set()  # ticket and worker
-        self._ping: str | None = None  # the ticket of the ping to every node
+        self._retries = Retries(self.replies, self._ask_again, self._send_ping, connection.now)
+        self._order = sorted(question.commands, key=PUBLISH_ORDER.index)
+        #: Ticket to command. The empty text is a command whose reply no field needs.
+        self._tickets: dict[str, str] = {}
+        # Seconds in which replies could be read and nothing came since the last new answer, and
+        # since the last sign of anybody. A process that stood still gives nobody up.
+        self._silence = self._silence_of_all = self._pinged_at = 0.0
+        self._has_answer = self._has_sign = False
         self._bytes = 0  # of all replies
         self._names: set[str] = set()  # under which anything came
         self._expected: set[str] = set()
+        self._beats = roster.no_workers()
         self._with_app: set[str] = set()
         self._asked_for_the_rest: set[str] = set()
+        self._pings = 1  # to every node, and further ones to those that are waited for
+        self._late_pings: set[str] = set()  # the tickets of the further ones
 
     def run(self, ends: float) -> None:
         """Ask, then read replies until nobody else will answer.
@@ -114,207 +109,266 @@ class Collector:
         Raises:
             BrokerUnavailable: the broker failed on the way.
         """
+        workers = self._question.workers
+        without_app = self._roster.without_app()
+        beats = [] if workers else sorted(self.presence.to_ping())[:MAX_NAMED]
+        self.presence.before_asking()
         with self._connection.together():
-            self._ask(self._order[0], self._question.workers, self._question.all_at_once)
-            self._ask_for_the_rest(self._known_without_app())
+            self.replies.asked = self._ask_everything()
+            self._ask_for_the_rest(without_app.intersection(workers) if workers else without_app)
+            if beats:
+                self.replies.beat_ping = self._send_ping(beats)
         self.presence.after_asking()
         # Their replies are kept, however many other names come.
-        self._expected = self.presence.expected(self.replies)
-        self._quiet_since = time.monotonic()
-        self.ending = self._read(ends)
+        self._expected = self.presence.expected()
+        self.state = self._read(ends)
         self._remember()
+        is_settled = self.state is State.SETTLED and not self.presence.is_reply_expected
+        self._connection.is_reply_expected = not is_settled
 
-    def _read(self, ends: float) -> Ending:
+    def _read(self, ends: float) -> State:
         came = False
         while True:
-            now = time.monotonic()
-            wait = self.presence.seconds_to_listen(self.replies, now)
-            if wait == 0.0:
-                return Ending.SETTLED
-            if now >= ends:
-                return Ending.DEADLINE
+            patience = self.presence.patience()
+            if patience == 0.0:
+                return State.SETTLED
+            left = ends - self._connection.now()
+            if left <= 0 and (not came or left < -LAST_LOOK):
+                return State.DEADLINE
             if self._bytes > MAX_REPLIES:
                 logger.warning("The replies are too large: the rest of them is not read")
                 self._connection.leave_replies()
-                return Ending.TOO_MUCH
-            silence = now - max(self._quiet_since, self._retries.sent_at)
+                return State.TOO_MUCH
+            if left > 0 and self._ask_more():
+                continue
+            if patience is None:
+                silence, limit = self._silence, self._timeout
+            else:
+                silence, limit = self._silence_of_all, patience
             # Something may have come that is not new, such as a second answer of a worker. Then
             # the reply that is waited for may stand behind it in the queue.
-            if silence >= self._timeout and not came:
-                return Ending.SILENCE
-            if wait is None:
-                if self._ask_more(silence):
-                    continue
-                wait = self._seconds_to_next_step(silence)
-            came = self._connection.drain(min(wait, ends - now))
+            if silence >= limit and not came:
+                return State.SILENCE if patience is None else State.SETTLED
+            came = self._drain(min(limit - silence, self._seconds_to_next_step(), left))
 
-    def _ask_more(self, silence: float) -> bool:
-        """Go to the next state if it is due; return whether anything has changed."""
-        if silence >= REST_AFTER:
-            owing = self.replies.pending - self._asked_for_the_rest
-            if owing:
-                self._ask_for_the_rest(owing)
-                return True
-        if self._ping is None:
-            ping_after = self.presence.ping_after(self.replies)
-            if ping_after is None or silence < ping_after:
-                return False
-            self._ping = self._connection.publish(PING, {}, expires=self._timeout)
-            self.presence.after_ping(self.replies)
+    def _drain(self, seconds: float) -> bool:
+        """Read what comes; return whether anything came, and count the silence."""
+        began = self._connection.now()
+        self._has_answer = self._has_sign = False
+        came = self._connection.drain(max(seconds, 0.0))
+        # No more than it waited for, because the process may have stood still meanwhile.
+        waited = 0.0 if came else min(self._connection.now() - began, max(seconds, 0.001))
+        self._silence = 0.0 if self._has_answer else self._silence + waited
+        self._silence_of_all = 0.0 if self._has_sign else self._silence_of_all + waited
+        return came
+
+    def _ask_more(self) -> bool:
+        """Send what is due; return whether anything has changed."""
+        owing = self._owing_the_rest()
+        if owing and self._silence >= REST_AFTER:
+            self._ask_for_the_rest(owing)
             return True
-        impatient = silence >= self._patience
-        return self._retries.proceed(self.replies, self._suspects(), impatient=impatient)
+        if self.state is State.ASKED:
+            if self._silence_of_all < self._ping_after():
+                return False
+            self._connection.bind_again()
+            self.replies.ping = self._send_ping(())
+            self._pinged_at = self._connection.now()
+            self.presence.after_ping()
+            self.state = State.PINGED
+            return True
+        if self.presence.doubts and self._seconds_to_second_look() <= 0:
+            self.presence.look_again()
+            return True
+        if self._silence >= self._patience * self._pings:
+            self._ping_again()
+            return True
+        impatient = self._silence >= self._patience
+        return self._retries.proceed(self.presence.suspects(), self._patience, impatient=impatient)
 
-    def _seconds_to_next_step(self, silence: float) -> float:
-        """Return after how much more silence :meth:`_ask_more` may have something to do.
+    def _ping_again(self) -> None:
+        """Ping whoever is waited for: the ping to all may have been lost with its mailbox."""
+        self._pings += 1
+        names = sorted(self.presence.awaited())[:MAX_NAMED]
+        if names:
+            self._late_pings.add(self._send_ping(names))
 
-        Presence is asked again then as well.
-        """
-        ping_after = self.presence.ping_after(self.replies) if self._ping is None else None
-        steps = (REST_AFTER, ping_after or 0.0, self._patience, self._timeout)
-        left = [step - silence for step in steps if step > silence]
-        return min([*left, self._retries.seconds_to_wait()])
+    def _owing_the_rest(self) -> set[str]:
+        """Return the workers that owe a part of their answer and were not asked for it."""
+        return self.replies.pending - self._asked_for_the_rest
 
-    def _suspects(self) -> set[str]:
-        """Return the nodes that have answered the ping and no command."""
-        ponged = set(self.replies.pongs)
-        if self._question.workers:
-            ponged &= set(self._question.workers)
-        return ponged - self.replies.heard - self.presence.no_workers
+    def _ping_after(self) -> float:
+        after = self.presence.ping_after()
+        return inf if after is None else min(after, self._patience)
+
+    def _seconds_to_second_look(self) -> float:
+        return self._pinged_at + LOOK_AGAIN_AFTER - self._connection.now()
+
+    def _seconds_to_next_step(self) -> float:
+        """Return after how many seconds :meth:`_ask_more` may have something to do."""
+        steps = [REST_AFTER - self._silence] if self._owing_the_rest() else []
+        if self.state is State.ASKED:
+            return min([*steps, self._ping_after() - self._silence_of_all])
+        steps.append(self._retries.seconds_to_wait(self._patience))
+        if self.presence.doubts:
+            steps.append(self._seconds_to_second_look())
+        steps.append(self._patience * self._pings - self._silence)
+        return min(steps)
 
     # Asking
 
-    def _ask(
-        self, field: str, workers: Collection[str], argument: Mapping[str, Any] = _NOTHING
-    ) -> None:
-        ticket = self._connection.publish(
-            field,
-            {**self._question.arguments(field), **argument},
-            expires=self._timeout,
-            workers=workers,
-        )
-        self._field_by_ticket[ticket] = field
+    def _ask_everything(self) -> str:
+        """Publish the question as its first command; return the ticket."""
+        command = self._order[0]
+        if command == "active" and self._roster.safe_first(self._connection.now()):
+            command = ""
+        return self._ask(command, self._question.workers, everything=True)
 
-    def _ask_for_the_rest(self, workers: Collection[str]) -> None:
-        """Ask workers without this app for the fields that are not in their first reply."""
-        self._asked_for_the_rest |= set(workers)
+    def _ask(
+        self,
+        command: str,
+        workers: Collection[str],
+        *,
+        safe: bool = False,
+        everything: bool = False,
+    ) -> str:
+        """Publish a command; return its ticket.
+
+        Args:
+            command: its name; empty for one that every worker can answer, and no field needs.
+            workers: who should answer; empty: all.
+            safe: whether ``active`` is asked to turn the arguments of tasks into text.
+            everything: whether workers with this app should answer the whole question.
+        """
+        arguments = self._question.arguments(command) if command else {"ids": []}
+        if safe:
+            arguments["safe"] = True
+        # A worker with this app can also encode a reply that is asked for alone.
+        arguments |= self._question.together(self._order if everything else [command])
+        ticket = self._connection.publish(
+            command or "query_task", arguments, expires=self._timeout, workers=workers
+        )
+        self._tickets[ticket] = command
+        return ticket
+
+    def _send_ping(self, nodes: Collection[str]) -> str:
+        """Ping nodes by name, or all; return the ticket."""
+        self._silence_of_all = 0.0
+        ticket = self._connection.publish(PING, {}, expires=self._timeout, workers=nodes)
+        self._tickets[ticket] = PING
+        return ticket
+
+    def _ask_again(self, step: Step, workers: Collection[str]) -> str:
+        self._silence = self._silence_of_all = 0.0
+        return self._ask(
+            step.command or "", workers, safe=step.safe, everything=step.command is None
+        )
+
+    def _ask_for_the_rest(self, workers: Set[str]) -> None:
+        """Ask workers for the commands that are not in their reply to the question."""
+        self._asked_for_the_rest |= workers
         self._retries.note_asked(workers)
-        named = sorted(worker for worker in workers if len(worker) <= MAX_NAME)
-        if len(named) > MAX_NAMED:
-            # Ask all. A list of so many names would be longer than the needless answers.
-            named = list(self._question.workers)
-        elif not named:
-            return
-        for field in self._order[1:]:
-            self._ask(field, named)
+        safe_first = self._roster.safe_first(self._connection.now())
+        asked_first = self._tickets[self.replies.asked]
+        for command in self._order:
+            # Whoever was not heard yet may still answer what all were asked first.
+            asked = workers & self.replies.owed.keys() if command == asked_first else workers
+            owing = {worker for worker in asked if command in self.replies.owed_by(worker)}
+            if len(owing) > MAX_NAMED:
+                # Ask all. A list of so many names would be longer than the needless answers.
+                self._ask(command, self._question.workers)
+                continue
+            safe = owing & safe_first if command == "active" else set()
+            for names, is_safe in ((owing - safe, False), (safe, True)):
+                if names:
+                    self._ask(command, sorted(names), safe=is_safe)
 
     # Remembering
 
-    def _known_without_app(self) -> set[str]:
-        """Return the workers to ask that are remembered to be without this app."""
-        known = self._memory.without_app
-        return known & set(self._question.workers) if self._question.workers else set(known)
-
     def _remember(self) -> None:
-        memory = self._memory
-        if not self._question.workers:
-            memory.without_app &= self.replies.heard
-        memory.without_app -= self._with_app
-        if len(memory.without_app) < MAX_WORKERS:
-            memory.without_app |= self._asked_for_the_rest & self.replies.heard - self._with_app
-        self.presence.remember(self.replies, whole_window=self.ending is Ending.SILENCE)
+        self.presence.remember(whole_window=self.state is State.SILENCE)
+        for worker in self.replies.heard:
+            node = self._roster.node(worker)
+            node.without_app = worker not in self._with_app
+            node.lost_at = None
+        now = self._connection.now()
+        for worker in self._retries.lost_active:
+            self._roster.node(worker).lost_active_at = now
+        for worker in self._retries.lost_active | self.replies.given_up:
+            self._roster.node(worker).lost_at = now
 
     # Reading
 
     def on_message(self, message: Any) -> None:
         """Take in a kombu message; skip it if it does not carry the ticket of a question."""
-        headers = message.headers
-        ticket = headers.get("ticket") if isinstance(headers, Mapping) else None
-        if not isinstance(ticket, str):
-            return
-        if not self._knows(ticket):
+        ticket = ticket_of(message)
+        if ticket not in self._tickets:
             self.presence.hear_late(workers_in_late_reply(message, self._connection))
             return
         if self._bytes > MAX_REPLIES:
             return
-        if is_too_large(message):
-            self.presence.lost_reply = True
-            self._connection.skip(message, "it is too large")
-            return
-        self._bytes += len(message.body or "")
         try:
+            if is_too_large(message):
+                raise ValueError("it is too large")
+            self._bytes += len(message.body or "")
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
-            self.presence.lost_reply = True
+            self.replies.count(ticket, NO_NAME)
+            self._has_sign = True
             self._connection.skip(message, exc)
             return
-        if isinstance(body, Mapping):
-            for name, reply in body.items():
-                if isinstance(name, str) and self._has_room_for(name):
-                    self._take_in(name, ticket, reply)
+        for name, reply in body.items() if isinstance(body, Mapping) else ():
+            if self._has_room_for(name):
+                self._take_in(name, ticket, reply)
 
-    def _has_room_for(self, name: str) -> bool:
-        if name not in self._names:
-            if len(self._names) >= MAX_WORKERS and name not in self._expected:
-                return False
-            self._names.add(name)
+    def _has_room_for(self, name: Any) -> bool:
+        if name in self._names:
+            return True
+        if not is_name(name):
+            self._connection.skip(None, "no worker has such a name")
+            return False
+        if len(self._names) >= MAX_WORKERS and name not in self._expected:
+            return False
+        self._names.add(name)
         return True
 
-    def _knows(self, ticket: str) -> bool:
-        ours = ticket in self._field_by_ticket or ticket == self._ping
-        return ours or self._retries.knows(ticket)
-
     def _take_in(self, name: str, ticket: str, reply: Any) -> None:
-        if ticket == self._ping:
-            self.replies.add_pong(name, time.monotonic())
-            self._retries.note_pong(name)
-            return
-        if self._question.workers and name not in self._question.workers:
-            return
-        field = self._field_by_ticket.get(ticket) or self._retries.field_of(ticket)
-        if field is not None:
-            self._take_in_answer(name, ticket, field, reply)
-        self._retries.note_reply(ticket, name, self.replies)
+        self._has_sign = True
+        command = self._tickets[ticket]
+        times = self.replies.count(ticket, name)
+        if command == PING:
+            self.replies.add_pong(name)
+            if name in self._beats:
+                self.replies.no_workers.add(name)
+            if ticket in self._late_pings:
+                self.replies.late_pongs.add(name)
+            if ticket in self._late_pings or ticket == self.replies.ping:
+                self._retries.note_pong(name)
+        elif not self._question.workers or name in self._question.workers:
+            if times > 1:
+                log_shared_name(name)
+            self._take_in_answer(name, command, reply)
+        self._retries.note_reply(ticket, name)
 
-    def _take_in_answer(self, worker: str, ticket: str, field: str, reply: Any) -> None:
-        if (ticket, worker) in self._answered:
-            _log_shared_name(worker)
-        self._answered.add((ticket, worker))
+    def _take_in_answer(self, worker: str, command: str, reply: Any) -> None:
         together = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
         if isinstance(together, str):
-            answers = _decode_replies(together, self._order)
             self._with_app.add(worker)
+            answers, clock = decode_together(together, self._order)
+            if clock is not None:
+                self.replies.clocks[worker] = clock
         else:
-            answers = {field: reply}
-        now = time.monotonic()
-        if self.replies.add_answers(worker, answers, now):
-            self._quiet_since = now
+            answers = {command: reply} if command else {}
+        if self.replies.add_answers(worker, answers, self._connection.now()):
+            self._has_answer = True
 
     def missing(self) -> dict[str, tuple[str, ...]]:
-        """Return the names of the missing workers, each with the fields that it did not answer."""
-        expected = self.presence.expected(self.replies) - self.replies.complete
-        return {
-            worker: tuple(n for n in FIELDS if n in self.replies.owed_by(worker))
-            for worker in sorted(expected)
+        """Return the names of the missing workers, each with the fields that it did not answer.
+
+        What is asked beside the fields makes nobody missing.
+        """
+        fields_by_worker = {
+            worker: tuple(field for field in FIELDS if field in self.replies.owed_by(worker))
+            for worker in sorted(self.presence.expected() - self.replies.complete)
         }
-
-
-def _decode_replies(text: str, fields: Collection[str]) -> dict[str, Any]:
-    """Return field to reply, from a worker with this app.
-
-    A field that is missing or cannot be decoded is left out, so that it is asked for alone.
-    """
-    try:
-        replies = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(replies, dict):
-        return {}
-    return {field: replies[field] for field in fields if field in replies}
-
-
-def _log_shared_name(worker: str) -> None:
-    """Log once that two workers share a name, because the answer holds only one of them."""
-    if worker not in _shared_names_logged and len(_shared_names_logged) < _MAX_LOGGED:
-        _shared_names_logged.add(worker)
-        logger.warning("Several answers to one question from the worker named %.255r", worker)
+        return {worker: fields for worker, fields in fields_by_worker.items() if fields}

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from celery import Celery
-from kombu import Consumer, Producer
+from kombu import Producer
 from kombu.exceptions import KombuError
 from kombu.transport import virtual
 from kombu.utils.uuid import uuid
@@ -28,7 +28,8 @@ from .configuration import (
 )
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
 from .limits import UNREADABLE, without_decompression
-from .redis_reader import RedisReader
+from .mailboxes import Mailboxes
+from .reply_queue import ReplyQueue
 
 logger = logging.getLogger(__name__)
 
@@ -42,28 +43,53 @@ REMEMBERED_TICKETS = 32
 #: Seconds for which late replies are read at the most. A hostile worker may send any number.
 MAX_LATE = 0.1
 
+#: How many exchanges with the broker redis-py may need to connect. They are bounded one by one, so
+#: all of them have to end within a second after the deadline.
+EXCHANGES = 8
+
+#: Seconds after the deadline in which an exchange may still begin, so that replies that have
+#: arrived are read, and the reply queue is removed.
+CLOSING = 0.5
+
 OnMessage = Callable[[Any], None]
 
 
-class ControlConnection:
+class ControlConnection(Mailboxes):
     """An open connection with a reply queue of its own.
 
     Not thread-safe: a :class:`~.broker.Broker` lends it to one caller at a time.
     Methods that need the broker raise :class:`BrokerUnavailable` when it fails.
 
     Attributes:
+        ends: the monotonic time of the deadline. No exchange begins later than :data:`CLOSING`
+            after it.
+        used_at: monotonic seconds of the end of its last question.
         exchange_timeout: seconds that one exchange with the broker may take.
+        reply_queue: where the replies arrive.
+        hanging: addresses that cost a time-out when this connection was opened.
+        is_reply_expected: whether the question ended before everybody had answered.
         tickets: the tickets of the latest commands, pings excluded, the newest last.
         published: the number of commands published since the reply queue was last opened.
     """
 
-    def __init__(self, app: Celery, deadline: float) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        deadline: float,
+        *,
+        ends: float | None = None,
+        reply_key: str = "",
+        hanging: Collection[str] = (),
+    ) -> None:
         """Connect.
 
         Args:
             app: the Celery app whose broker configuration is honoured.
             deadline: seconds that a snapshot may take in all. Each attempt to connect
                 and each exchange with the broker gets a share of it.
+            ends: the monotonic time of the deadline; None: after ``deadline`` from now.
+            reply_key: that of a connection that was lost, so that its reply queue is removed.
+            hanging: addresses that have just cost a time-out, and are tried last.
 
         Raises:
             BrokerUnavailable: no broker of the configuration accepted the connection in time.
@@ -71,16 +97,18 @@ class ControlConnection:
         """
         self.pid = os.getpid()
         self.deadline = deadline
-        self.used_at = time.monotonic()
+        self.ends = self.now() + deadline if ends is None else ends
+        self.used_at = self.now()
+        self._reply_key = reply_key
+        self.is_reply_expected = False
         self.tickets: deque[str] = deque(maxlen=REMEMBERED_TICKETS)
         self.published = 0
         self._read_pending = False
         self._not_reusable = self._skipped = False
         self._failed = False
-        self._consumer: Consumer | None = None
-        self._redis: RedisReader | None = None
         self._on_message: OnMessage = self._ignore
         self._configure(app)
+        self._choose_url(hanging)
         try:
             self._open(app)
         except BaseException:
@@ -91,9 +119,10 @@ class ControlConnection:
         self.connection = connection = configured_connection(app)
         self.urls: tuple[str, ...] = ()
         self._hosts = len(connection.alt) or 1
-        self.exchange_timeout = self.deadline / (self._hosts + 1)
+        connecting = self.deadline / (self._hosts + 1)
+        self.exchange_timeout = min(connecting, (self.deadline + 1) / EXCHANGES)
         connection.connect_timeout = min(
-            self.exchange_timeout, app.conf.broker_connection_timeout or self.exchange_timeout
+            connecting, app.conf.broker_connection_timeout or connecting
         )
         try:
             transport = connection.get_transport_cls()
@@ -113,9 +142,25 @@ class ControlConnection:
         theirs = *connection.connection_errors, *connection.channel_errors
         self._errors = (KombuError, OSError, *theirs, *UNREADABLE)
 
+    def _choose_url(self, hanging: Collection[str]) -> None:
+        """Begin with an address that has not just cost a time-out, if there is one."""
+        for _ in range(self._hosts - 1):
+            if self.connection.as_uri() in hanging:
+                self.connection.maybe_switch_next()
+
     def _open(self, app: Celery) -> None:
+        self.hanging: set[str] = set()
+        began = self.now()
+
+        def note_hanging(exc: Exception, interval: float) -> None:
+            nonlocal began
+            if self.now() - began >= self.exchange_timeout / 2:
+                self.hanging.add(self.connection.as_uri())
+            began = self.now()
+
         with self.guarded():
             self.connection.ensure_connection(
+                errback=note_hanging,
                 max_retries=self._hosts - 1,
                 interval_start=0,
                 interval_step=0,
@@ -127,17 +172,16 @@ class ControlConnection:
                 # Not py-amqp's read_timeout option, which loops on EAGAIN.
                 self.connection.connection.sock.settimeout(self.exchange_timeout)
             self._prepare(app)
+        if self.driver == "redis":
+            with self.guarded():
+                self.reply_queue.let_others_expire()
 
     def _prepare(self, app: Celery) -> None:
         self.channel.Message = without_decompression(self.channel.Message)
         self.mailbox = app.control.mailbox(self.connection)
-        # The queue keeps its name as long as the connection, because the channel remembers every
-        # queue that it ever declared.
-        self.reply_queue = self.mailbox.get_reply_queue()
-        self.reply_key = self.reply_queue.routing_key = uuid()
-        self.reply_queue.name = f"{self.reply_key}.{self.mailbox.reply_exchange.name}"
-        if self.driver == "redis":
-            self._redis = RedisReader(self.channel, self.reply_queue.name)
+        self.reply_queue = ReplyQueue(
+            self.mailbox, self.channel, self._reply_key if self.driver == "redis" else ""
+        )
         self.producer = Producer(
             self.channel,
             exchange=self.mailbox.exchange,
@@ -150,7 +194,10 @@ class ControlConnection:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn what the transport raises into :class:`BrokerUnavailable`."""
+        """Raise :class:`BrokerUnavailable` where the transport fails, and when it is too late."""
+        if self.now() > self.ends + CLOSING:
+            self._failed = True
+            raise self._named(BrokerUnavailable("the broker was too slow for the deadline"))
         try:
             yield
         except self._errors as exc:
@@ -162,48 +209,30 @@ class ControlConnection:
     def replies(self, on_message: OnMessage) -> Iterator[None]:
         """Hand every reply to ``on_message``, undecoded.
 
-        On AMQP the reply queue stays until the connection is closed, so that late replies are
-        read with the next question. The broker removes it then. A virtual transport would leave
-        the queue behind when the process is killed, so there it is removed at the end of the
-        block. Removing takes an answer from the broker, so a block that ends without an error
-        also proves that the broker is still there.
+        Removing the queue takes an answer from the broker, so on a virtual transport a block that
+        ends without an error also proves that the broker is still there.
         """
-        self._skipped = False
+        self._skipped = self.is_reply_expected = False
         self.published = 0
         self._on_message = on_message
-        if self._redis is not None:
-            self._redis.start()
-        self._open_reply_queue()
+        with self.guarded():
+            self.reply_queue.open(lambda message: self._on_message(message), self.skip)
         try:
             yield
         finally:
             self._on_message = self._ignore
             if self.is_virtual and not self._failed:
-                self._close_reply_queue()
+                with self.guarded():
+                    self.reply_queue.remove(
+                        is_reply_expected=self.is_reply_expected,
+                        is_redis=self.driver == "redis",
+                    )
 
-    def _open_reply_queue(self) -> None:
-        if self._consumer is not None:
-            return
-        with self.guarded():
-            queue = self.reply_queue(self.channel)
-            queue.declare()
-            self._consumer = Consumer(
-                self.channel,
-                [queue],
-                no_ack=True,
-                auto_declare=False,
-                accept=self.mailbox.accept,
-                on_message=lambda message: self._on_message(message),
-                on_decode_error=self.skip,
-            )
-            self._consumer.consume()
-
-    def _close_reply_queue(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
+    def bind_again(self) -> None:
+        """Bind the reply queue again where the broker may have lost the binding."""
+        if self.is_virtual:
             with self.guarded():
-                consumer.cancel()
-                self.reply_queue(self.channel).delete()
+                self.reply_queue.bind_again()
 
     def _ignore(self, message: Any) -> None:
         """Drop a reply that no question waits for."""
@@ -212,7 +241,7 @@ class ControlConnection:
         """Prove that the broker still answers, where closing the reply queue does not."""
         if not self.is_virtual:
             with self.guarded():
-                self.reply_queue(self.channel).queue_declare(passive=True)
+                self.reply_queue.check()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -255,7 +284,7 @@ class ControlConnection:
             "ticket": ticket,
             "reply_to": {
                 "exchange": self.mailbox.reply_exchange.name,
-                "routing_key": self.reply_key,
+                "routing_key": self.reply_queue.key,
             },
         }
         headers = {"clock": self.mailbox.clock.forward(), "expires": time.time() + expires}
@@ -276,8 +305,6 @@ class ControlConnection:
             bool: whether a message came.
         """
         with self.guarded():
-            if self._redis is not None and self._redis.read(self._skip_unreadable):
-                return True
             try:
                 self.connection.drain_events(timeout=max(timeout, 0.001))
             except TimeoutError:
@@ -286,23 +313,18 @@ class ControlConnection:
             except UNREADABLE as exc:
                 if not self.is_virtual:
                     raise
-                self._skip_unreadable(exc)
+                self.skip(None, exc)
+                self._not_reusable = True
             self._read_pending = False
-            if self._redis is not None:
-                self._redis.note_reply()
             return True
-
-    def _skip_unreadable(self, exc: Exception) -> None:
-        self.skip(None, exc)
-        self._not_reusable = True
 
     def read_late(self, on_message: OnMessage) -> None:
         """Hand on the replies that came after the last question, without waiting for more."""
-        ends = time.monotonic() + MAX_LATE
-        if self._consumer is not None:
+        self.ends = self.now() + MAX_LATE
+        if self.reply_queue.is_open:
             self._on_message = on_message
             with suppress(BrokerUnavailable):
-                while time.monotonic() < ends and self.drain(0):
+                while self.drain(0):
                     pass
 
     def skip(self, message: Any, reason: Exception | str) -> None:
@@ -333,8 +355,15 @@ class ControlConnection:
         self.connection.collect()
 
     def _drop_pending_read(self) -> None:
-        if self._read_pending and self._redis is not None:
-            self._redis.disconnect()
+        """Disconnect a BRPOP that has got no answer.
+
+        kombu's Redis channel waits for that answer when it is closed, for up to a second.
+        ``client`` is an attribute that kombu does not document. Without it, closing takes that
+        second.
+        """
+        if self._read_pending and self.driver == "redis":
+            with suppress(AttributeError, KeyError):
+                vars(self.channel)["client"].connection.disconnect()
 
     @property
     def reusable(self) -> bool:
@@ -344,5 +373,5 @@ class ControlConnection:
         a message could not be read, because the connection may be the reason; and where the
         broker failed, which may have been after the last answer.
         """
-        reading = self._read_pending and self._redis is not None
+        reading = self._read_pending and self.driver == "redis"
         return not (self._failed or self._not_reusable or reading)

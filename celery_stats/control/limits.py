@@ -5,6 +5,7 @@ kombu reads a message as a whole, so its size is bounded only when it has been r
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
@@ -14,13 +15,23 @@ MAX_REPLY = 16 * 2**20
 #: Bytes of all replies to one question. More could not be masked and written within the deadline.
 MAX_REPLIES = 64 * 2**20
 
-#: Workers whose replies to one question are kept, besides those that are known to be there. It is
-#: also the number of workers that are remembered between questions.
+#: Workers whose replies to one question are kept, names in the list of mailboxes that are read,
+#: and nodes that are remembered between questions.
 MAX_WORKERS = 10_000
+
+#: Characters of a node's name. A queue of RabbitMQ, such as a mailbox, has no longer name.
+MAX_NAME = 255
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 #: What kombu's virtual transports raise for a payload that is not a message. On AMQP the same
 #: errors mean a broken connection, because there they come from the frames of the protocol.
 UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
+
+
+def is_name(name: object) -> bool:
+    """Whether this can be the name of a node."""
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not _CONTROL.search(name)
 
 
 def is_too_large(message: Any) -> bool:

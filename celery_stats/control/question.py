@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,11 +14,19 @@ CeleryApp: TypeAlias = Celery | str
 #: What workers are asked: the keys of the answer, in order, and names of Celery's commands.
 FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
 
-#: The additional argument of a command by which workers with this app are asked for several fields
-#: at once. Its value is field to the arguments of that field's command. The reply of such a worker
-#: has the same key. Its value is a JSON text of field to reply. Releases of the app must
-#: understand each other, so a change of the meaning needs another name.
+#: The command that tells which queues a worker consumes. It is asked beside the fields where the
+#: lengths of the queues are shown.
+CONSUMERS = "active_queues"
+
+#: The additional argument of a command by which workers with this app are asked for several
+#: commands at once. Its value is command to the arguments of that command. The reply of such a
+#: worker has the same key. Its value is the JSON text of :data:`TIME` and :data:`REPLIES`.
+#: Releases of the app must understand each other, so a change of the meaning needs another name.
 ARGUMENT = "celery_stats"
+#: Seconds since 1970 by the clock of the worker, when it answered.
+TIME = "time"
+#: Command to reply. A command whose reply does not fit is left out.
+REPLIES = "replies"
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,18 @@ class Question:
         fields: those of :data:`FIELDS` to ask.
         task_ids: the ids for ``query_task``.
         workers: full names of the workers that should answer; empty: all.
-        queues: whether the lengths of the queues are asked for as well.
+        queues: whether the queues are asked for as well: their lengths, and who consumes them.
     """
 
     fields: tuple[str, ...] = FIELDS
     task_ids: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     queues: bool = False
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that answer the question."""
+        return (*self.fields, CONSUMERS) if self.queues else self.fields
 
     def arguments(self, command: str) -> dict[str, Any]:
         """Return the keyword arguments of a command, as ``inspect()`` sends them."""
@@ -47,10 +61,9 @@ class Question:
         """Whether only some workers or fields are asked for."""
         return bool(self.workers) or self.fields != FIELDS
 
-    @property
-    def all_at_once(self) -> dict[str, Any]:
-        """The argument that asks a worker with this app for everything in one reply."""
-        return {ARGUMENT: {field: self.arguments(field) for field in self.fields}}
+    def together(self, commands: Collection[str]) -> dict[str, Any]:
+        """Return the argument that asks a worker with this app for commands in one reply."""
+        return {ARGUMENT: {command: self.arguments(command) for command in commands}}
 
 
 @dataclass(frozen=True)

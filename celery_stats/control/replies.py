@@ -1,8 +1,8 @@
-"""Who has answered what of one question.
+"""What has come back to one question: who has answered what. Nothing else holds it.
 
 A worker is in exactly one of these states:
 
-    not heard    it has answered nothing
+    not heard    it has answered no command
     pending      it has answered in part, and may still answer the rest
     given up     it has answered in part, and will not answer the rest; if it does all the same,
                  the answer is taken
@@ -12,8 +12,11 @@ A worker is in exactly one of these states:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+#: Under this name replies are counted that cannot be read. No node has it.
+NO_NAME = ""
 
 
 class Replies:
@@ -21,23 +24,37 @@ class Replies:
 
     Attributes:
         complete: names of the workers that are complete.
-        owed: worker name to the fields that it still owes, for pending and given-up workers.
+        owed: worker name to the commands that it still owes, for pending and given-up workers.
         given_up: names of the workers that are given up.
-        pongs: node name to the number of its answers to a ping that went to every node. The
-            number exceeds one where several nodes share a name.
         last_answer_at: monotonic seconds of the last answer that was new.
-        last_pong_at: monotonic seconds of the last of these pongs.
+        asked: the ticket of the question, which every node answers once.
+        beat_ping: the ticket of the ping to nodes that are known to be no workers.
+        ping: the ticket of the ping to every node; empty before it was sent.
+        pongs: names of the nodes that have answered a ping.
+        only_pongs: those of them that have answered no command.
+        late_pongs: those that have answered a ping that was sent to them once more.
+        no_workers: names of nodes that have answered pings, but no worker command when they
+            were asked for it.
+        gone: names of workers whose mailbox does not exist any more (AMQP).
+        clocks: worker name to its own time when it answered, in seconds since 1970.
     """
 
-    def __init__(self, fields: tuple[str, ...], asked_at: float) -> None:
+    def __init__(self, commands: Collection[str], asked_at: float) -> None:
         self.complete: set[str] = set()
         self.owed: dict[str, set[str]] = {}
         self.given_up: set[str] = set()
-        self.pongs: Counter[str] = Counter()
-        self.last_answer_at = self.last_pong_at = asked_at
-        self._fields = fields
-        self._answers: dict[str, dict[str, Any]] = {field: {} for field in fields}
-        self._further: Counter[tuple[str, str]] = Counter()  # answers after the first one
+        self.last_answer_at = asked_at
+        self.asked = self.beat_ping = self.ping = ""
+        self.pongs: set[str] = set()
+        self.only_pongs: set[str] = set()
+        self.late_pongs: set[str] = set()
+        self.no_workers: set[str] = set()
+        self.gone: set[str] = set()
+        self.clocks: dict[str, float] = {}
+        self._commands = tuple(commands)
+        self._answers: dict[str, dict[str, Any]] = {command: {} for command in commands}
+        self._times: Counter[tuple[str, str]] = Counter()  # by ticket and name
+        self._total: Counter[str] = Counter()  # by ticket
 
     @property
     def heard(self) -> set[str]:
@@ -45,67 +62,84 @@ class Replies:
         return self.complete | set(self.owed)
 
     @property
-    def done(self) -> set[str]:
-        """The workers from which nothing more is to be expected."""
-        return self.complete | self.given_up
-
-    @property
     def pending(self) -> set[str]:
         """The workers that have answered in part and may still answer the rest."""
-        return set(self.owed) - self.given_up
+        return self.owed.keys() - self.given_up if self.is_anybody_pending else set()
+
+    @property
+    def is_anybody_pending(self) -> bool:
+        return len(self.owed) > len(self.given_up)
+
+    def is_done(self, worker: str) -> bool:
+        """Whether nothing more is to be expected from a worker."""
+        return worker in self.complete or worker in self.given_up
+
+    def count(self, ticket: str, name: str) -> int:
+        """Count a reply; return how many came under this name to the same message.
+
+        Nodes that share a name answer as often as there are of them.
+        """
+        self._total[ticket] += 1
+        self._times[ticket, name] += 1
+        return self._times[ticket, name]
 
     @property
     def nodes(self) -> int:
-        """The number of nodes behind the workers that are done.
+        """How many nodes have answered.
 
-        Workers that share a name answer as often as there are of them. The field with the fewest
-        answers tells how many of them have answered everything.
+        Once every node was pinged, the pongs decide. Before that, whoever has answered the
+        question, and whoever has answered nothing but the ping that was sent with it.
         """
-        sharing_a_name = {worker for worker, _ in self._further} & self.complete
-        further = sum(
-            min(self._further[worker, field] for field in self._fields)
-            for worker in sharing_a_name
-        )
-        return len(self.given_up) + len(self.complete) + further
+        if self.ping:
+            late = [name for name in self.late_pongs if not self._times[self.ping, name]]
+            return self._total[self.ping] + len(late)
+        if not self._total[self.beat_ping]:
+            return self._total[self.asked]
+        beats = [name for name in self.only_pongs if self._times[self.beat_ping, name]]
+        return self._total[self.asked] + len(beats)
+
+    @property
+    def unreadable(self) -> int:
+        """How many nodes have sent a reply that cannot be decoded, or must not be."""
+        return max(self._times[ticket, NO_NAME] for ticket in (self.asked, self.ping))
+
+    def total_of(self, ticket: str, names: Collection[str]) -> int:
+        """Return how many replies to one message came under these names."""
+        return sum(self._times[ticket, name] for name in names)
+
+    def add_pong(self, name: str) -> None:
+        """Note that a node has answered a ping."""
+        self.pongs.add(name)
+        if name not in self.complete and name not in self.owed:
+            self.only_pongs.add(name)
 
     def add_answers(self, worker: str, answers: Mapping[str, Any], at: float) -> bool:
-        """Keep a worker's replies by field; return whether any of them is the first one."""
-        new = []
-        for field, reply in answers.items():
-            known = self._answers[field]
-            if worker in known:
-                self._further[worker, field] += 1
-            else:
-                known[worker] = reply
-                new.append(field)
-        if not new:
-            return False
+        """Keep a worker's replies by command; return whether any of them is the first one."""
+        new = [command for command in answers if worker not in self._answers[command]]
+        for command in new:
+            self._answers[command][worker] = answers[command]
         self.add_worker(worker)
-        owed = self.owed[worker]
-        owed.difference_update(new)
-        if not owed:
-            del self.owed[worker]
-            self.given_up.discard(worker)
-            self.complete.add(worker)
-        self.last_answer_at = at
-        return True
+        owed = self.owed.get(worker)
+        if owed is not None:
+            owed.difference_update(new)
+            if not owed:
+                del self.owed[worker]
+                self.given_up.discard(worker)
+                self.complete.add(worker)
+        if new:
+            self.last_answer_at = at
+        return bool(new)
 
     def add_worker(self, worker: str) -> None:
         """Note that a worker is there, and owes what it has not answered."""
+        self.only_pongs.discard(worker)
         if worker not in self.complete:
-            self.owed.setdefault(worker, set(self._fields))
+            self.owed.setdefault(worker, set(self._commands))
 
-    def add_pong(self, name: str, at: float) -> None:
-        """Count a node's answer to the ping that went to every node."""
-        self.pongs[name] += 1
-        self.last_pong_at = at
-
-    def by_field(self, fields: tuple[str, ...]) -> dict[str, dict[str, Any] | None]:
-        """Return field to worker to reply, in order; None where no worker answered."""
-        return {
-            field: dict(sorted(self._answers.get(field, {}).items())) or None for field in fields
-        }
+    def by_command(self, command: str) -> dict[str, Any] | None:
+        """Return worker to reply, in order; None where no worker answered."""
+        return dict(sorted(self._answers.get(command, {}).items())) or None
 
     def owed_by(self, worker: str) -> set[str]:
-        """Return the fields that a worker has not answered."""
-        return set() if worker in self.complete else self.owed.get(worker, set(self._fields))
+        """Return the commands that a worker has not answered."""
+        return set() if worker in self.complete else self.owed.get(worker, set(self._commands))

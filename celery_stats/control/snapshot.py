@@ -10,24 +10,22 @@ take_snapshot ──▶ broker.py       a connection of its own, kept or new
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from celery import Celery
 
-from .broker import Broker, broker_for
-from .collector import Collector, Ending
+from .broker import broker_for
+from .collector import Collector, State
 from .configuration import find_app
 from .connection import ControlConnection
 from .exceptions import BrokerUnavailable
-from .presence import Memory
-from .question import FIELDS, Options, Question
+from .presence import Roster
+from .question import CONSUMERS, FIELDS, Options, Question
 from .queues import queue_lengths
 
 logger = logging.getLogger(__name__)
@@ -47,6 +45,11 @@ class Snapshot:
         elapsed: seconds from the call to the last reply that was waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
         question: what was asked.
+        consumers: worker name to its reply to ``active_queues``; None where it was not asked for.
+        clocks: the time of each worker with this app when it answered, in seconds since 1970.
+        unnamed: how many connections listen as workers do, answered nothing and have no name that
+            is known: frozen workers, or other programs. Redis only.
+        unreadable: how many nodes sent a reply that this process cannot decode, or must not.
     """
 
     answers: Mapping[str, Mapping[str, Any] | None]
@@ -55,6 +58,10 @@ class Snapshot:
     elapsed: float
     queues: Mapping[str, int] | None = None
     question: Question = Question()  # noqa: RUF009 - it is frozen
+    consumers: Mapping[str, Any] | None = None
+    clocks: Mapping[str, float] = field(default_factory=dict)
+    unnamed: int = 0
+    unreadable: int = 0
 
 
 def take_snapshot(
@@ -75,88 +82,57 @@ def take_snapshot(
     app = find_app(options.app)
     broker = broker_for(app)
     started = time.monotonic()
+    deadline = options.deadline if remaining is None else remaining
     work = partial(
         _take,
         app=app,
-        memory=broker.memory,
+        roster=broker.roster,
         question=question,
         timeout=options.timeout,
         started=started,
-        ends=started + (options.deadline if remaining is None else remaining),
     )
-    snapshot, is_stale = broker.run(app, options.deadline, work)
-    if is_stale:
-        _refresh_memory(broker, app, options)
-    return snapshot
+    return broker.run(app, options.deadline, started + deadline, work)
 
 
 def _take(
     connection: ControlConnection,
     *,
     app: Celery,
-    memory: Memory,
+    roster: Roster,
     question: Question,
     timeout: float,
     started: float,
-    ends: float,
-) -> tuple[Snapshot, bool]:
-    """Take the snapshot; return with it whether what is remembered is too old."""
-    collector = Collector(connection, question, memory, timeout)
+) -> Snapshot:
+    collector = Collector(connection, question, roster, timeout)
+    ends = connection.ends
     elapsed = 0.0
     queues: Mapping[str, int] | None = None
     try:
         with connection.replies(collector.on_message):
             collector.run(ends)
-            elapsed = time.monotonic() - started
-            if collector.ending is not Ending.SETTLED:
+            elapsed = connection.now() - started
+            if collector.state is not State.SETTLED:
                 connection.check()
             if question.queues:
                 with connection.guarded():
-                    left = ends - time.monotonic()
+                    left = ends - connection.now()
                     queues = queue_lengths(app, connection.connection, within=left)
     except BrokerUnavailable as exc:
         # If everybody has answered, and only closing the reply queue failed, the answers are
         # whole and true.
-        if collector.ending is not Ending.SETTLED:
+        if collector.state is not State.SETTLED:
             raise
         logger.warning("The broker failed after the last answer: %s", type(exc.__cause__))
-    snapshot = Snapshot(
-        answers=collector.replies.by_field(FIELDS),
+    replies = collector.replies
+    return Snapshot(
+        answers={field: replies.by_command(field) for field in FIELDS},
         missing=collector.missing(),
         taken_at=collector.asked_at,
         elapsed=elapsed,
         queues=queues,
         question=question,
+        consumers=replies.by_command(CONSUMERS) or {} if question.queues else None,
+        clocks=replies.clocks,
+        unnamed=collector.presence.unnamed,
+        unreadable=replies.unreadable,
     )
-    return snapshot, collector.presence.is_stale
-
-
-def _refresh_memory(broker: Broker, app: Celery, options: Options) -> None:
-    """Find out anew what pings showed about the broker, without making a caller wait.
-
-    A thread asks a small question with an empty memory.
-    """
-    memory, fresh = broker.memory, Memory()
-    if memory.ping_result is not None:  # So that the next question does not do the same.
-        memory.ping_result = replace(memory.ping_result, at=time.monotonic())
-    started = time.monotonic()
-    work = partial(
-        _take,
-        app=app,
-        memory=fresh,
-        question=Question(fields=("query_task",)),
-        timeout=options.timeout,
-        started=started,
-        ends=started + options.deadline,
-    )
-
-    def run() -> None:
-        try:
-            broker.run(app, options.deadline, work)
-            memory.ping_result = fresh.ping_result
-        # The boundary of this thread. The next question reports what is wrong.
-        except Exception as exc:  # noqa: BLE001
-            logger.debug("What is remembered was not refreshed: %s", type(exc).__name__)
-
-    with suppress(RuntimeError):  # The system has no thread left. The next question tries again.
-        threading.Thread(target=run, name="celery-stats-refresh", daemon=True).start()

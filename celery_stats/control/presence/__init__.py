@@ -1,4 +1,9 @@
-"""Who is there to answer a question: one strategy for each kind of transport.
+"""Who could still answer a question: one strategy for each kind of transport.
+
+The rule of all strategies: **an answer follows from what came back to this question. What is
+remembered may shorten a wait. It never replaces one.** Nothing that is remembered counts as an
+answer, and nothing that was silent counts as absent as long as the broker says that somebody is
+there. So whoever is alive and answers is heard, and puts right what is remembered.
 
 Words that all strategies use:
 
@@ -8,15 +13,15 @@ Words that all strategies use:
     no worker   a node that answers pings and no worker command, such as ``celery beat``
     gone        a worker whose mailbox does not exist any more (AMQP)
 
-The main question to a strategy is :meth:`~.base.Presence.seconds_to_listen`: for how long may an
-answer still come? How the strategies differ:
+The main question to a strategy is :meth:`~.base.Presence.patience`: how much silence ends the
+question? How the strategies differ:
 
     ====================  ===================  =======================  =======================
     strategy              lists names          a killed worker          a new worker
     ====================  ===================  =======================  =======================
     RedisPresence         yes, and counts      stays listed, is not     is counted
                           the living           waited for
-    AmqpPresence          no                   is gone at once          is heard in a grace, or
+    AmqpPresence          no                   is gone                  is heard in a grace, or
                                                                         at the next question
     TablePresence         yes                  stays listed, is         is listed
                                                waited for once
@@ -29,27 +34,28 @@ To add a transport, write a strategy and choose it in :func:`presence_for`.
 from __future__ import annotations
 
 from celery_stats.control.connection import ControlConnection
+from celery_stats.control.replies import Replies
 
 from .amqp import AmqpPresence
 from .base import Presence
-from .memory import Memory
 from .redis import RedisPresence
-from .table import TablePresence, has_shared_table
+from .roster import Roster
+from .table import TablePresence
 from .window import WindowPresence
 
-__all__ = ["Memory", "Presence", "presence_for"]
+__all__ = ["Presence", "Roster", "presence_for"]
 
 
 def presence_for(
-    connection: ControlConnection, memory: Memory, requested: frozenset[str]
+    connection: ControlConnection, roster: Roster, requested: frozenset[str], replies: Replies
 ) -> Presence:
     """Return the strategy for a connection's transport."""
     if connection.driver == "redis":
         strategy: type[Presence] = RedisPresence
     elif connection.driver == "amqp":
         strategy = AmqpPresence
-    elif connection.is_virtual and has_shared_table(connection):
+    elif connection.has_shared_table:
         strategy = TablePresence
     else:
         strategy = WindowPresence
-    return strategy(connection, memory, requested)
+    return strategy(connection, roster, requested, replies)

@@ -2,140 +2,164 @@
 
 from __future__ import annotations
 
-import time
-
-from celery_stats.control.replies import Replies
-
-from .base import PING_AFTER, Presence
-from .memory import PingResult
-from .table import listed_names
+from .base import Presence
 
 #: Seconds without another pong after which the pongs of names that are not listed count.
 UNLISTED_GRACE = 0.025
 
-#: Seconds after which what the pings showed is found out anew.
-REFRESH_AFTER = 60.0
+#: Seconds for which a node that is no worker is pinged with each question.
+BEAT_EXPECTED = 600.0
+
+#: Seconds after the start of the server in which workers that were heard before are expected to
+#: connect again. Celery tries every few seconds.
+RECONNECTING = 60.0
 
 
 class RedisPresence(Presence):
-    """A question is complete when as many nodes have answered as the broker counts subscribers.
+    """A question is complete when as many nodes have answered it as the message reached.
 
-    The listed workers must be among them. If the numbers or the names do not match, every
-    node is pinged.
-    A node answers in order. So when there are as many pongs as subscribers, a node that has
-    answered nothing else will not answer any more. What the pings showed is remembered as long
-    as the count and the names stay the same.
+    A node that has answered a ping that was sent with the question, or after it, counts as well.
+    If fewer answer, the question waits for a whole ``timeout``, or for a grace where no listed
+    worker is silent and as many stayed silent for a whole ``timeout`` before.
     """
 
+    def before_asking(self) -> None:
+        #: Known workers that are not there, and have not left in order.
+        self._not_left: set[str] = set()
+        #: How many silent connections are known to be no workers with a name.
+        self._explained = self.roster.silent
+        self._losers = self.roster.losers()
+        self._count = self.connection.count_nodes()
+
     def after_asking(self) -> None:
+        # A node that is there before or after the question may have been reached by it. A worker
+        # that resets its mailbox is not there for a moment.
+        before = self._count
         self._look()
+        if before is not None and self._count is not None:
+            self._count = max(before, self._count)
         self._listed_when_asked = self._listed
 
-    def after_ping(self, replies: Replies) -> None:
-        super().after_ping(replies)
+    def after_ping(self) -> None:
         self._look()
 
+    def to_ping(self) -> set[str]:
+        # So that the number is complete without a wait where ``celery beat`` is there.
+        since = self.connection.now() - BEAT_EXPECTED
+        names = self.roster.no_workers()
+        return {name for name in names if (self.roster.nodes[name].heard_at or 0.0) > since}
+
     def _look(self) -> None:
-        # A worker that stops in between is in one of the two and not in the other. Then the
-        # numbers do not match, and a ping decides.
-        self._count = self._count_subscribers()
-        # If the table cannot be read, the count alone decides.
-        self._listed = listed_names(self.connection) or frozenset()
-        found = self.memory.ping_result
-        holds = found is not None and (found.count, found.listed) == (self._count, self._listed)
-        self._ping_result = found if found and holds else PingResult(self._count, self._listed)
+        self._count = self.connection.count_nodes()
+        # If the list cannot be read, the number alone decides.
+        self._listed = self.connection.listed_names() or frozenset()
 
-    def _count_subscribers(self) -> int | None:
-        """Return how many nodes are subscribed to the topic of the mailboxes.
-
-        PUBLISH returns how many subscribers it reached, but kombu drops that number. Nodes
-        ignore an empty payload, so publishing one counts them and does nothing else.
-        ``keyprefix_fanout`` and ``conn_or_acquire`` are attributes of kombu's Redis channel
-        that its documentation does not mention. Without them nobody is counted, and every
-        question waits a whole ``timeout``.
-        """
-        channel = self.connection.channel
-        prefix = getattr(channel, "keyprefix_fanout", None)
-        acquire = getattr(channel, "conn_or_acquire", None)
-        # Workers older than kombu 5.4 may listen on a second topic behind a sentinel.
-        if prefix is None or acquire is None or getattr(channel, "sentinel_fanout_compat", False):
-            return None
-        with self.connection.guarded(), acquire() as client:
-            return int(client.publish(f"{prefix}{self.connection.mailbox.exchange.name}", ""))
-
-    def _seconds_to_listen(self, replies: Replies, now: float) -> float | None:
+    def _patience(self) -> float | None:
         if self._count is None:
             return None
-        if self._has_everyone_ponged(replies):
-            # A hostile worker can answer a ping under names that it made up. Such pongs are
-            # counted only if no other pong has come for a moment.
-            by_listed = sum(replies.pongs[name] for name in self._listed)
-            if by_listed + self._ping_result.strangers >= self._count:
-                return 0.0
-            return max(0.0, replies.last_pong_at + UNLISTED_GRACE - now)
-        # The numbers are compared first, because that is cheap and this runs for every reply.
-        if self.requested or not self._is_count_reached(replies):
+        silent = self._silent
+        if silent <= 0:
+            if not self.replies.ping:
+                # A listed worker that is silent gets a ping, unless it was silent to one before,
+                # because a hostile worker can answer under several names. A known worker gets one
+                # that is not there at all, because it may be resetting its mailbox.
+                doubtful = self._silent_names() - self.roster.absent()
+                return None if doubtful or self._unlisted() else 0.0
+            # A hostile worker can answer a ping under names that it made up. Such pongs count only
+            # if no other pong has come for a moment.
+            by_listed = self.replies.total_of(self.replies.ping, self._listed)
+            return 0.0 if by_listed >= self._count else UNLISTED_GRACE
+        if self._is_unexplained(silent) or self._silent_names():
             return None
-        return None if self._awaited(replies) else 0.0
+        return self._ping_after(self._count)
 
-    def _awaited(self, replies: Replies) -> frozenset[str]:
-        """Return the listed workers that may still answer."""
-        return self._listed - self._ping_result.dead - self._ping_result.no_workers - replies.done
-
-    def _is_count_reached(self, replies: Replies) -> bool:
-        silent = self._ping_result.strangers
-        if self._ping_result.no_workers:
-            silent += len(self._ping_result.no_workers - replies.heard)
-        return self._count is not None and replies.nodes + silent >= self._count
-
-    def _has_everyone_ponged(self, replies: Replies) -> bool:
-        if not self.pinged or self._count is None:
-            return False
-        may_be_workers = set(replies.pongs) & (self.requested or self._listed_when_asked)
-        if may_be_workers - replies.done - self.no_workers:
-            return False  # They are asked again.
-        return sum(replies.pongs.values()) + self._ping_result.strangers >= self._count
-
-    def ping_after(self, replies: Replies) -> float | None:
-        # At once where the numbers look complete and a worker is silent all the same: only a
-        # ping can tell whether it is dead.
-        if self.requested:
-            may_answer = self._listed - self._ping_result.dead - self._ping_result.no_workers
-            at_once = not (self.requested - replies.done) & may_answer
-        else:
-            at_once = self._is_count_reached(replies)
-        return 0.0 if at_once else PING_AFTER
-
-    def remember(self, replies: Replies, *, whole_window: bool) -> None:
-        if replies.heard & (self._ping_result.no_workers | self._ping_result.dead):
-            self.memory.ping_result = None  # It was wrong.
-        if not self.pinged:
-            return
-        without_pong = self._listed - set(replies.pongs)
-        if self._has_everyone_ponged(replies):
-            dead, strangers = without_pong, self._ping_result.strangers
-        elif whole_window:
-            # A listed worker without a pong may be frozen. Then it is one of the silent
-            # subscribers, so it is not counted as a stranger as well.
-            silent = (self._count or 0) - sum(replies.pongs.values())
-            dead, strangers = frozenset(), max(0, silent - len(without_pong))
-        else:
-            return
-        no_workers = (self._ping_result.no_workers | self.no_workers) & set(replies.pongs)
-        self.memory.ping_result = PingResult(
-            count=self._count,
-            listed=self._listed,
-            dead=dead,
-            no_workers=frozenset(no_workers - replies.heard),
-            strangers=strangers,
-            at=time.monotonic(),
-        )
-
-    def _expected(self) -> set[str]:
-        no_workers = self._ping_result.no_workers | self.no_workers
-        return set(self._listed_when_asked & self._listed) - no_workers
+    def _is_unexplained(self, silent: int) -> bool:
+        """Whether more are silent than those that stayed so for a whole ``timeout`` before."""
+        return silent > (self._explained or 0)
 
     @property
-    def is_stale(self) -> bool:
-        age = time.monotonic() - self._ping_result.at
-        return self._ping_result.saves_time and age > REFRESH_AFTER
+    def _silent(self) -> int:
+        """How many of the counted nodes have not answered; they are counted again at the ping."""
+        return (self._count or 0) - self.replies.nodes
+
+    def _silent_names(self) -> set[str]:
+        """Return the listed names of workers from which nothing came."""
+        listed = self._listed & self.requested if self.requested else self._listed
+        return self._may_be_workers(listed - self.replies.heard - self.replies.pongs)
+
+    def ping_after(self) -> float | None:
+        # At once where the numbers are complete and a listed worker is silent, and where a worker
+        # is asked for by name that cannot answer as far as is known: only a ping can tell.
+        is_complete = self._count is not None and self._silent <= 0
+        is_complete = is_complete and not self.replies.is_anybody_pending
+        doubtful = self._silent_names() - self.roster.absent()
+        if (is_complete and doubtful) or (self.requested and not doubtful):
+            return 0.0
+        return self._ping_after(self._count or 0)
+
+    def awaited(self) -> set[str]:
+        return self._silent_names() | (set() if self.requested else self._unlisted())
+
+    def remember(self, *, whole_window: bool) -> None:
+        known_before = self.roster.workers()
+        super().remember(whole_window=whole_window)
+        if self._count is None:
+            return
+        if whole_window:
+            self.roster.silent = self._silent_without_name
+        elif self.roster.silent is not None:
+            self.roster.silent = min(self.roster.silent, max(self._silent, 0))
+        if self._silent <= 0 and self.replies.ping:
+            for name in self._silent_names():
+                self.roster.node(name).is_absent = True
+        if not self.requested and not self._is_unexplained(self._silent):
+            self._forget_those_who_left(known_before)
+
+    def _forget_those_who_left(self, known: set[str]) -> None:
+        """Forget the workers that are neither listed nor connected.
+
+        After a restart of the server this is so for workers that are about to connect again, and
+        after a lost reply for one that resets its mailbox. These are named as missing, and so is
+        one that was listed when it was asked.
+        """
+        left = known & self._unlisted()
+        self._not_left = left & (self._losers | self._listed_when_asked)
+        left -= self._not_left
+        if left:
+            heard_at = max(self.roster.nodes[name].heard_at or 0.0 for name in left)
+            recently = self.connection.now() - RECONNECTING
+            if self.connection.restarted_since(max(heard_at, recently)):
+                self._not_left |= left
+            else:
+                self.roster.forget(left)
+
+    def _expected(self) -> set[str]:
+        listed = self._may_be_workers(self._listed_when_asked & self._listed)
+        return listed | self._not_left | self._lost_by_the_list()
+
+    def _unlisted(self) -> set[str]:
+        """Return the known workers that are silent and not listed."""
+        return self.roster.workers() - self._listed - self.replies.heard - self.replies.pongs
+
+    def _lost_by_the_list(self) -> set[str]:
+        """Return those of them that may be connected as far as the number tells."""
+        return self._unlisted() if self._is_unexplained(self._silent) else set()
+
+    @property
+    def _silent_without_name(self) -> int:
+        """How many are silent, without the workers that are named for it."""
+        silent = self._listed - self.replies.heard - self.replies.pongs
+        named = len(self._may_be_workers(silent)) + len(self._lost_by_the_list())
+        return max(0, self._silent - named)
+
+    @property
+    def is_reply_expected(self) -> bool:
+        return self._silent > 0
+
+    @property
+    def unnamed(self) -> int:
+        if self._count is None or (self.requested and not self.replies.ping):
+            return 0
+        silent = self._listed - self.replies.heard - self.replies.pongs
+        others = len(silent) - len(self._may_be_workers(silent))
+        return max(0, self._silent_without_name - others)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from celery_stats.control.replies import Replies
-
-from .base import PING_AFTER, Presence
+from .base import Presence
 
 
 class WindowPresence(Presence):
@@ -13,11 +11,15 @@ class WindowPresence(Presence):
     A question to named workers is complete when all of them have answered.
     """
 
-    def _seconds_to_listen(self, replies: Replies, now: float) -> float | None:
+    def _patience(self) -> float | None:
         return None
 
-    def ping_after(self, replies: Replies) -> float | None:
-        return PING_AFTER if replies.pending or self.requested else None
+    def ping_after(self) -> float | None:
+        is_due = self.requested or self.replies.is_anybody_pending
+        return self._ping_after(0) if is_due else None
+
+    def awaited(self) -> set[str]:
+        return set(self.requested - self.replies.heard - self.replies.pongs)
 
     def _expected(self) -> set[str]:
         return set()

@@ -1,0 +1,183 @@
+"""What the broker tells about the mailboxes of the workers: how many, which names, which are gone.
+
+Each kind of broker tells something else. The strategies in ``presence/`` conclude from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Any
+
+from kombu import Connection
+from kombu.pidbox import Mailbox
+from kombu.transport import memory as memory_transport
+from kombu.transport import virtual
+from redis.exceptions import NoPermissionError, ResponseError
+
+from .limits import MAX_WORKERS, is_name
+
+logger = logging.getLogger(__name__)
+
+#: Bytes that AMQP allows for the name of a queue.
+MAX_QUEUE_NAME = 255
+
+#: Seconds for which mailboxes are looked for.
+MAX_LOOK = 0.5
+
+#: Commands for which it was logged that the broker refuses them to this user.
+_refused_logged: set[str] = set()
+
+
+class Mailboxes:
+    """The part of a connection that asks the broker who is there.
+
+    Attributes:
+        now: the clock, in monotonic seconds.
+        connection: kombu's connection.
+        channel: its channel.
+        mailbox: kombu's description of the mailboxes.
+        is_virtual: whether the transport is one of kombu's virtual ones.
+    """
+
+    now = staticmethod(time.monotonic)
+    connection: Connection
+    channel: Any
+    mailbox: Mailbox
+    is_virtual: bool
+
+    def guarded(self) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def count_nodes(self) -> int | None:
+        """Return how many subscribers a message to all nodes reaches. Redis only.
+
+        PUBLISH returns how many subscribers it reached, but kombu drops that number. Nodes
+        ignore an empty payload, so publishing one counts them and does nothing else.
+        ``keyprefix_fanout`` and ``conn_or_acquire`` are attributes of kombu's Redis channel
+        that its documentation does not mention.
+
+        Returns:
+            int | None: None where they cannot be counted, so that every question waits for a
+            whole ``timeout``.
+        """
+        channel = self.channel
+        prefix = getattr(channel, "keyprefix_fanout", None)
+        acquire = getattr(channel, "conn_or_acquire", None)
+        # Workers older than kombu 5.4 may listen on a second topic behind a sentinel.
+        if prefix is None or acquire is None or getattr(channel, "sentinel_fanout_compat", False):
+            return None
+        topic = f"{prefix}{self.mailbox.exchange.name}"
+        with self.guarded(), acquire() as client:
+            try:
+                return int(client.publish(topic, ""))
+            except NoPermissionError:
+                log_refused("PUBLISH", topic)
+                return None
+
+    def listed_names(self) -> frozenset[str] | None:
+        """Return the names in the list of mailboxes: the binding table of their exchange.
+
+        A row that is no binding is skipped, because anybody may have written it.
+
+        Returns:
+            frozenset[str] | None: None if the table cannot be read. No more than
+            :data:`MAX_WORKERS` names are read.
+        """
+        suffix = f".{self.mailbox.namespace}.pidbox"
+        with self.guarded():
+            try:
+                rows = list(self._rows(self.mailbox.exchange.name))
+            except (ValueError, TypeError):  # It is being written, or somebody else wrote it.
+                logger.warning("The binding table of the mailboxes cannot be read")
+                return None
+            except NoPermissionError:
+                log_refused("SMEMBERS", f"_kombu.binding.{self.mailbox.exchange.name}")
+                return None
+        queues = (row[2] for row in rows if len(row) == 3 and isinstance(row[2], str))
+        names = (queue.removesuffix(suffix) for queue in queues if queue.endswith(suffix))
+        return frozenset(name for name in names if is_name(name))
+
+    def _rows(self, exchange: str) -> Iterator[tuple[str, ...]]:
+        """Yield the rows of a binding table. Redis' table is counted before it is read."""
+        acquire = getattr(self.channel, "conn_or_acquire", None)
+        if acquire is not None:
+            key = f"{self.channel.global_keyprefix}{self.channel.keyprefix_queue % exchange}"
+            with acquire() as client:
+                try:
+                    if client.scard(key) > MAX_WORKERS:
+                        entries = islice(client.sscan_iter(key, count=1000), MAX_WORKERS)
+                        for entry in entries:
+                            yield tuple(entry.decode(errors="replace").split(self.channel.sep))
+                        return
+                except ResponseError:  # The user may not count it.
+                    pass
+        yield from self.channel.get_table(exchange)
+
+    @property
+    def has_shared_table(self) -> bool:
+        """Whether the binding table is the same for all processes.
+
+        A transport that inherits ``get_table`` from kombu's ``virtual.Channel`` keeps the table in
+        its own process. Such a table is complete only where there is one process (``memory``).
+        """
+        inherited = type(self.channel).get_table is virtual.Channel.get_table
+        is_memory = isinstance(self.connection.transport, memory_transport.Transport)
+        return self.is_virtual and (is_memory or not inherited)
+
+    def unread_messages(self, name: str) -> int:
+        """Return how many messages wait in a node's mailbox. Not on Redis and AMQP."""
+        queue = self.mailbox.get_queue(name)(self.channel)
+        with self.guarded():
+            return int(queue.queue_declare(passive=True).message_count)
+
+    def missing_mailboxes(self, names: Collection[str]) -> frozenset[str]:
+        """Return those of the names that have no mailbox. AMQP only.
+
+        A mailbox is exclusive to its worker: a passive declaration fails with 405 while the
+        worker is connected, and with 404 afterwards. Each costs a round trip, and a hostile worker
+        can make up any number of names. So the names for which no time is left count as there.
+        """
+        if not names:
+            return frozenset()
+        ends = self.now() + MAX_LOOK
+        with self.guarded():
+            channel = self.connection.channel()
+            try:
+                return frozenset(
+                    name
+                    for name in names
+                    if self.now() < ends and not self._has_mailbox(channel, name)
+                )
+            finally:
+                self.connection.maybe_close_channel(channel)
+
+    def _has_mailbox(self, channel: Any, name: str) -> bool:
+        queue = self.mailbox.get_queue(name)(channel)
+        if len(queue.name.encode(errors="replace")) > MAX_QUEUE_NAME:
+            return False
+        try:
+            return bool(queue.queue_declare(passive=True).consumer_count)
+        except self.connection.channel_errors as exc:
+            return getattr(exc, "code", None) != 404
+
+    def restarted_since(self, at: float) -> bool:
+        """Whether the server was started after a moment, in monotonic seconds. Redis only."""
+        with self.guarded(), self.channel.conn_or_acquire() as client:
+            try:
+                uptime = float(client.info("server")["uptime_in_seconds"])
+            except NoPermissionError:
+                log_refused("INFO", "server")
+                return False
+        # Redis counts whole seconds, so it may have been started up to a second earlier.
+        return self.now() - uptime > at
+
+
+def log_refused(command: str, key: str) -> None:
+    """Log once that the broker refuses a command to this user."""
+    if command not in _refused_logged:
+        _refused_logged.add(command)
+        logger.warning("The broker refuses %s of %r: see docs/production.md, Rights", command, key)

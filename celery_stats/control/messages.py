@@ -1,0 +1,69 @@
+"""What stands in the messages of workers. They are not trusted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+from .connection import ControlConnection
+from .limits import MAX_WORKERS, is_name, is_too_large
+from .question import REPLIES, TIME
+
+logger = logging.getLogger(__name__)
+
+#: The names of workers for which it was logged that several workers have this name.
+_shared_names_logged: set[str] = set()
+_MAX_LOGGED = 100
+
+
+def ticket_of(message: Any) -> str:
+    """Return the ticket of a kombu message; empty without one."""
+    headers = message.headers
+    ticket = headers.get("ticket") if isinstance(headers, Mapping) else None
+    return ticket if isinstance(ticket, str) else ""
+
+
+def workers_in_late_reply(message: Any, connection: ControlConnection) -> set[str]:
+    """Return the workers whose reply to an earlier question came after its end.
+
+    Args:
+        message: a kombu message with a ticket that is not one of the current question.
+        connection: knows the tickets of earlier questions.
+    """
+    if ticket_of(message) not in connection.tickets or is_too_large(message):
+        return set()
+    try:
+        body = message.decode()
+    except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
+        connection.skip(message, exc)
+        return set()
+    names = filter(is_name, body) if isinstance(body, Mapping) else ()
+    return set(islice(names, MAX_WORKERS))
+
+
+def decode_together(text: str, commands: Collection[str]) -> tuple[dict[str, Any], float | None]:
+    """Return command to reply, and the time, from a worker with this app.
+
+    A command that is missing or cannot be decoded is left out, so that it is asked for alone.
+    """
+    try:
+        together = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}, None
+    replies = together.get(REPLIES) if isinstance(together, dict) else None
+    if not isinstance(replies, dict):
+        return {}, None
+    clock = together.get(TIME)
+    answers = {command: replies[command] for command in commands if command in replies}
+    return answers, clock if isinstance(clock, float) and isfinite(clock) else None
+
+
+def log_shared_name(worker: str) -> None:
+    """Log once that two workers share a name, because the answer holds only one of them."""
+    if worker not in _shared_names_logged and len(_shared_names_logged) < _MAX_LOGGED:
+        _shared_names_logged.add(worker)
+        logger.warning("Several answers to one question from the worker named %.255r", worker)
