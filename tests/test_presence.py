@@ -456,6 +456,16 @@ class TestRabbitMQ:
             assert take(broker.app, WINDOW).missing == {"one@t": FIELDS}
 
 
+def test_file_system__worker_that_reads_again__heard_at_once(make_broker: MakeBroker) -> None:
+    broker = make_broker("filesystem", "one@t")
+    (worker,) = broker.workers
+    worker.freeze()
+    assert take(broker.app, 0.5).missing == {"one@t": FIELDS}
+    worker.thaw()
+    # Its mailbox still holds what it has not read.
+    assert workers_by_field(take(broker.app)) == everywhere("one@t")
+
+
 def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: MakeBroker) -> None:
     broker = make_broker("filesystem", "one@t")
     app = broker.client(broker_transport="tests.local_table:Transport")

@@ -36,6 +36,7 @@ class Replies:
         no_workers: names of nodes that have answered pings, but no worker command when they
             were asked for it.
         gone: names of workers whose mailbox does not exist any more (AMQP).
+        unreadable: how many nodes have sent a reply that cannot be decoded, or must not be.
         clocks: worker name to its own time when it answered, in seconds since 1970.
     """
 
@@ -50,6 +51,7 @@ class Replies:
         self.late_pongs: set[str] = set()
         self.no_workers: set[str] = set()
         self.gone: set[str] = set()
+        self.unreadable = 0
         self.clocks: dict[str, float] = {}
         self._commands = tuple(commands)
         self._answers: dict[str, dict[str, Any]] = {command: {} for command in commands}
@@ -81,7 +83,10 @@ class Replies:
         """
         self._total[ticket] += 1
         self._times[ticket, name] += 1
-        return self._times[ticket, name]
+        times = self._times[ticket, name]
+        if name == NO_NAME:
+            self.unreadable = max(self.unreadable, times)
+        return times
 
     @property
     def nodes(self) -> int:
@@ -97,11 +102,6 @@ class Replies:
             return self._total[self.asked]
         beats = [name for name in self.only_pongs if self._times[self.beat_ping, name]]
         return self._total[self.asked] + len(beats)
-
-    @property
-    def unreadable(self) -> int:
-        """How many nodes have sent a reply that cannot be decoded, or must not be."""
-        return max(self._times[ticket, NO_NAME] for ticket in (self.asked, self.ping))
 
     def total_of(self, ticket: str, names: Collection[str]) -> int:
         """Return how many replies to one message came under these names."""

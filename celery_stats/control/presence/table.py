@@ -18,9 +18,10 @@ class TablePresence(Presence):
         self._listed = listed or frozenset()
         # If more is unread than this question has published, an older message is among it.
         published = self.connection.published
+        asked = self._listed & self.requested if self.requested else self._listed
         self._not_reading = {
             name
-            for name in self._listed & self.roster.absent()
+            for name in asked & self.roster.absent()
             if self.connection.unread_messages(name) > published
         }
 
@@ -33,14 +34,16 @@ class TablePresence(Presence):
         if self._is_list_unknown:
             return None
         awaited = self._awaited()
+        # A worker that was absent may have begun to read its mailbox.
+        grace = self._ping_after(len(self._listed)) if self._not_reading else 0.0
         if not self.requested:
-            return None if awaited else 0.0
+            return None if awaited else grace
         # A worker that is not listed may be about to bind its mailbox. When every listed worker
         # has answered a ping that was sent after the question, it would have answered, too.
         asked = self.requested - self._not_reading - self.replies.no_workers
         left = {worker for worker in asked if not self.replies.is_done(worker)}
         had_their_chance = bool(self.replies.ping) and awaited <= self.replies.pongs
-        return 0.0 if not left or (had_their_chance and not left & awaited) else None
+        return grace if not left or (had_their_chance and not left & awaited) else None
 
     def ping_after(self) -> float | None:
         is_nobody_listed = bool(self.requested) and not self.requested & self._awaited()
