@@ -1,421 +1,203 @@
-"""The parts of ``manage.py demo``: a broker, its children, a feeder, and how to end them."""
+"""The parts of ``manage.py demo``: a broker, processes, users and tasks."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.request import ProxyHandler, Request, build_opener
+from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
 from django.utils.timezone import now
-from kombu import Connection
-from kombu.exceptions import OperationalError
-from kombu.utils.url import parse_url, sanitize_url
-from kombu.utils.uuid import uuid
+from kombu.utils.url import sanitize_url
+from rest_framework.authtoken.models import Token
 
 from . import tasks
 from .celery import app
 
-#: Each has a queue of its own, so that each surely has something to do.
-WORKERS = ("worker1@demo", "worker2@demo")
-WEB_SERVER = "web server"
+#: Worker to the queue that it alone consumes, so that each worker has something to do.
+WORKERS = {"worker1@demo": "orders", "worker2@demo": "reports"}
 
-#: Seconds for one dialogue with a broker that may never answer.
-BROKER_PATIENCE = 3.0
+#: A process ends with all that it started when its command ends, and when its standard input
+#: ends. The latter happens if the demo is gone, even if it was killed.
+PROCESS = '("$@"; kill -KILL 0) & read -r _; kill -KILL 0'
 
-#: A child dies with all that it started when its command ends, and when the end of its
-#: standard input says that the demo is gone, be it by SIGKILL.
-CHILD = '("$@"; kill -KILL 0) & read -r _; kill -KILL 0'
-
-T = TypeVar("T")
+#: Options that bound each exchange with a broker, in seconds: those of Redis and of AMQP.
+TIMEOUTS = {
+    "socket_timeout": 3,
+    "socket_connect_timeout": 3,
+    "read_timeout": 3,
+    "write_timeout": 3,
+}
 
 
 class DemoError(Exception):
-    """Why the demo cannot go on: one line, without a password."""
-
-
-class Stopped(Exception):
-    """Somebody asked the demo to end."""
-
-
-class Stop:
-    """Ends the demo, when a signal asks for that, at a moment that suits it.
-
-    An exception raised by the signal's handler could strike between the start of a process
-    and the note that it has to be ended. So the handler only takes the request down, and
-    whatever takes long looks there in between.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._request)
-
-    def _request(self, *_: object) -> None:
-        self.requested = True
-
-    def until(self, done: Callable[[], bool], seconds: float = float("inf")) -> bool:
-        """Wait for something.
-
-        Args:
-            done: asked again and again.
-            seconds: for how long.
-
-        Returns:
-            bool: whether it came about.
-
-        Raises:
-            Stopped: a signal has come.
-        """
-        end = time.monotonic() + seconds
-        while True:
-            self.check()
-            if done():
-                return True
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)
-
-    def check(self) -> None:
-        """Go on only if nobody asked to end.
-
-        Raises:
-            Stopped: a signal has come.
-        """
-        if self.requested:
-            raise Stopped
-
-
-def in_background(work: Callable[[], T]) -> Future[T]:
-    """Do what may hang for ever in a thread that nobody has to wait for."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as exc:  # noqa: BLE001 - handed to whoever asks for the result
-            future.set_exception(exc)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
+    """Why the demo cannot go on, in one line."""
 
 
 class Broker:
-    """A broker of the demo's own, or a corner of one that others use too.
+    """A broker in the demo's folder, or a part of the broker that CELERY_BROKER_URL names.
 
-    Queues, exchanges and Redis keys bear a name that nobody else has: other workers are
-    neither seen nor spoken to, and everything can be found and removed again.
+    Other programs may use the latter, so the names of all exchanges, queues and keys begin with
+    the name of the demo's folder: its workers see no others, and :meth:`clean` finds everything.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Point this process's Celery app to the broker; nothing is connected yet.
-
-        Args:
-            folder: the demo's; an embedded broker keeps its files there.
-
-        Raises:
-            DemoError: Celery cannot use what CELERY_BROKER_URL names.
-        """
+        """Let the settings of this process lead to the broker. Nothing is connected yet."""
         self.name = folder.name
-        self.queues = [f"{self.name}.{worker.partition('@')[0]}" for worker in WORKERS]
-        self.exchanges = [
-            *self.queues,
-            f"{self.name}.pidbox",
-            f"reply.{self.name}.pidbox",
-            f"{self.name}.events",
-        ]
-        #: Celery's settings, by the names that they have among Django's.
+        self.url = os.environ.get("CELERY_BROKER_URL", "")
+        self.is_own = self.url.partition(":")[0] in ("", "filesystem", "memory")
+        self.is_redis = self.url.startswith(("redis", "sentinel"))
+        # In a folder and under a prefix for Redis' keys, the names are the demo's own already.
+        prefix = "" if self.is_own or self.is_redis else f"{self.name}."
+        self.queues = {worker: f"{prefix}{queue}" for worker, queue in WORKERS.items()}
+        #: Celery's settings by the names that they have among Django's.
         self.settings: dict[str, Any] = {
             "CELERY_CONTROL_EXCHANGE": self.name,
             "CELERY_EVENT_EXCHANGE": f"{self.name}.events",
+            "CELERY_TASK_QUEUES": {queue: {"exchange": queue} for queue in self.queues.values()},
         }
-        url = os.environ.get("CELERY_BROKER_URL", "")
-        self.embedded = url.partition(":")[0] in ("", "filesystem", "memory")
-        if self.embedded:
+        if self.is_own:
             self.url = "filesystem://localhost"
-            self.is_redis = False
+            (folder / "messages").mkdir()
             self.settings |= {
                 "CELERY_BROKER_TRANSPORT": "project.filesystem:Transport",
-                "CELERY_BROKER_TRANSPORT_OPTIONS": self._make_folders(folder),
-                # Without an event loop, which this transport has not, a worker that may
-                # wait for a free process would be deaf meanwhile.
+                "CELERY_BROKER_TRANSPORT_OPTIONS": {
+                    "data_folder_in": str(folder / "messages"),
+                    "data_folder_out": str(folder / "messages"),
+                    "control_folder": str(folder / "bindings"),
+                    "polling_interval": 0.02,
+                },
+                # This transport has no event loop, so a worker that waits for a free process
+                # would not read its mailbox meanwhile.
                 "CELERY_WORKER_POOL_PUTLOCKS": False,
             }
-        else:
-            self.url = url
-            try:
-                transport = Connection(url).get_transport_cls()
-            except ValueError as exc:
-                # What it says may be a piece of the password.
-                raise DemoError("CELERY_BROKER_URL is not a URL") from exc
-            except (ImportError, KeyError) as exc:
-                raise DemoError(f"Celery cannot use CELERY_BROKER_URL: {exc.args[0]}") from exc
-            self.is_redis = transport.driver_type == "redis"
-            if self.is_redis:
-                self.settings["CELERY_BROKER_TRANSPORT_OPTIONS"] = {
-                    **settings.CELERY_BROKER_TRANSPORT_OPTIONS,
-                    "global_keyprefix": f"{self.name}:",
-                }
-        # Celery itself looks at this variable before its settings.
+        elif self.is_redis:
+            self.settings["CELERY_BROKER_TRANSPORT_OPTIONS"] = {
+                **settings.CELERY_BROKER_TRANSPORT_OPTIONS,
+                "global_keyprefix": f"{self.name}:",
+            }
+        # Celery reads this variable before its settings.
         os.environ["CELERY_BROKER_URL"] = self.url
         for name, value in self.settings.items():
             setattr(settings, name, value)
 
-    def _make_folders(self, folder: Path) -> dict[str, Any]:
-        messages, bindings = folder / "messages", folder / "bindings"
-        messages.mkdir()
-        bindings.mkdir()
-        # Two processes that create the same binding table at once lose one binding.
-        for exchange in self.exchanges:
-            (bindings / f"{exchange}.exchange").write_text("[]")
-        return {
-            "data_folder_in": str(messages),
-            "data_folder_out": str(messages),
-            "control_folder": str(bindings),
-            "polling_interval": 0.02,
-        }
-
     def __str__(self) -> str:
-        if self.embedded:
-            return "embedded, in a temporary folder"
+        if self.is_own:
+            return "of its own, in a temporary folder"
         # A password may also stand behind the question mark.
         return ", ".join(sanitize_url(url.partition("?")[0]) for url in self.url.split(";"))
 
-    def without_password(self, text: str) -> str:
-        """Mask the broker's password in what somebody else wrote."""
-        for url in self.url.split(";"):
-            password = parse_url(url)["password"]
-            if password:
-                text = text.replace(password, "**")
-        return text
-
     def environment(self) -> dict[str, str]:
-        """Return the settings for children, as ``project.settings`` reads them."""
+        """Return the settings as ``project.settings`` reads them."""
         return {"CELERY_BROKER_URL": self.url} | {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in self.settings.items()
         }
 
-    def connect(self) -> None:
-        """Say hello to the broker; it may hang."""
-        with app.connection_for_write(connect_timeout=BROKER_PATIENCE) as connection:
-            connection.ensure_connection(
-                max_retries=len(connection.alt), interval_start=0, timeout=BROKER_PATIENCE
-            )
-            # Redis is not spoken to before there is a channel.
-            connection.channel().close()
-
-    def waiting(self, queue: str) -> int:
-        """Return the number of messages that no worker has taken yet."""
-        with app.connection_or_acquire() as connection:
-            try:
-                reply = connection.default_channel.queue_declare(queue, passive=True)
-            except connection.channel_errors:
-                # Redis and the file system do not know a queue that is empty.
-                return 0
-            return int(reply.message_count)
-
     def clean(self) -> None:
-        """Remove from the broker whatever the demo and its children made; it may hang."""
-        # Without the prefix, which the Redis client adds to some commands and not to others.
-        with app.connection_for_write(transport_options={"global_keyprefix": ""}) as connection:
-            channel = connection.default_channel
-            if self.is_redis:
-                for key in channel.client.scan_iter(match=f"{self.name}:*", count=1000):
-                    channel.client.delete(key)
-                return
-            for queue in self.queues:
-                channel.queue_delete(queue)
-            for exchange in self.exchanges:
-                channel.exchange_delete(exchange)
+        """Remove from the broker what the demo and its processes made.
 
-
-class Child:
-    """A process of the demo, with a process group and a log of its own."""
-
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        folder: Path,
-        environment: Mapping[str, str],
-        descriptor: int,
-    ) -> None:
-        """Start it.
-
-        Args:
-            name: what messages call it.
-            command: a Python module and its arguments.
-            folder: the demo's; the log goes there.
-            environment: the whole of it.
-            descriptor: an open file that it inherits.
+        Raises:
+            DemoError: the broker does not answer any more.
         """
-        self.name = name
-        self.log = folder / f"{name}.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - nothing from outside
-                ["/bin/sh", "-c", CHILD, "sh", sys.executable, "-m", *command],
+        # Without the prefix, because the client adds it to some commands and not to others.
+        options = {"global_keyprefix": "", **TIMEOUTS}
+        connection = app.connection_for_write(connect_timeout=3, transport_options=options)
+        try:
+            with connection:
+                channel = connection.channel()
+                if self.is_redis:
+                    for key in channel.client.scan_iter(match=f"{self.name}:*", count=1000):
+                        channel.client.delete(key)
+                    return
+                queues = self.queues.values()
+                for queue in queues:
+                    channel.queue_delete(queue)
+                pidbox = f"{self.name}.pidbox"
+                for exchange in (*queues, pidbox, f"reply.{pidbox}", f"{self.name}.events"):
+                    channel.exchange_delete(exchange)
+        except (*connection.connection_errors, *connection.channel_errors, OSError) as exc:
+            raise DemoError(
+                f"The broker {self} does not answer; what is called {self.name} stays there"
+            ) from exc
+
+
+class Processes:
+    """The web server and the workers. Each has a process group and a log file of its own."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = {**os.environ, **environment}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        # Every process inherits the end for writing, so reading ends when all of them are gone.
+        self._alive, self._inherited = os.pipe()
+
+    def start(self, name: str, command: Sequence[str], *descriptors: int) -> None:
+        """Start a Python module with arguments. It inherits the open files ``descriptors``."""
+        with (self._folder / f"{name}.log").open("wb") as log:
+            self._running[name] = subprocess.Popen(  # noqa: S603 - nothing from outside
+                ["/bin/sh", "-c", PROCESS, "sh", sys.executable, "-m", *command],
                 cwd=settings.BASE_DIR,
-                env=environment,
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=[descriptor],
+                pass_fds=[self._inherited, *descriptors],
             )
 
-    @property
-    def ended(self) -> bool:
-        """Whether it ended by itself."""
-        return self.process.poll() is not None
+    def take_ended(self) -> dict[str, str]:
+        """Return name to last line of the log, of those that ended since the last call."""
+        ended = [name for name, process in self._running.items() if process.poll() is not None]
+        last_lines = {}
+        for name in ended:
+            self._running.pop(name).communicate()
+            lines = (self._folder / f"{name}.log").read_text(errors="replace").split("\n")
+            last_lines[name] = next(filter(None, map(str.strip, reversed(lines))), "no message")
+        return last_lines
 
-    @property
-    def last_words(self) -> str:
-        """The last line of its log."""
-        lines = self.log.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-
-    def kill(self) -> None:
-        """End it at once, with all that it started: there is nothing worth waiting for."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            while True:
-                os.waitpid(-self.process.pid, 0)
-        self.process.communicate()
-
-
-def adopt_orphans() -> None:
-    """Let this process, not init, wait for the children of its children when those are gone.
-
-    Otherwise they stay in the process table until init finds the time. Linux only.
-    """
-    set_child_subreaper = 36
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+    def end(self) -> None:
+        """Kill them with all that they started, and wait until they are gone."""
+        for process in self._running.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        os.close(self._inherited)
+        os.read(self._alive, 1)
+        os.close(self._alive)
 
 
-def commands(broker: Broker, listener: int) -> dict[str, list[str]]:
-    """Return what to start: name to Python module and arguments.
-
-    Args:
-        broker: the demo's.
-        listener: file descriptor of the web server's socket, already bound.
-    """
-    worker = [
-        *("celery", "--app", "project", "worker", "--loglevel", "INFO"),
-        *("--pool", "prefork", "--concurrency", "2"),
-        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-    ]
-    web = ["gunicorn", "project.wsgi", "--config", "python:project.gunicorn"]
-    return {
-        name: [*worker, "--hostname", name, "--queues", queue]
-        for name, queue in zip(WORKERS, broker.queues, strict=True)
-    } | {WEB_SERVER: [*web, "--bind", f"fd://{listener}"]}
-
-
-class Feeder(threading.Thread):
-    """Keeps the workers busy.
-
-    Each always has something running, something waiting, something for later and something
-    revoked.
-    """
-
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(daemon=True)
-        self.broker = broker
-        self.done = threading.Event()
-        #: For each queue, the id of a task that runs for an hour.
-        self.long_tasks = {queue: uuid() for queue in broker.queues}
-        self._opened: set[str] = set()
-        self._next_minute = time.monotonic()
-        connection = app.connection_for_write()
-        self._errors = (
-            OperationalError,
-            OSError,
-            *connection.connection_errors,
-            *connection.channel_errors,
-        )
-
-    def run(self) -> None:
-        """Feed until the end."""
-        while True:
-            # That the broker is away is for the endpoint to say; it may come back.
-            with suppress(*self._errors):
-                self._feed()
-            if self.done.wait(1):
-                return
-
-    def _feed(self) -> None:
-        for queue, long_task in self.long_tasks.items():
-            if queue not in self._opened:
-                tasks.back_up.apply_async(("orders", 60), queue=queue, task_id=long_task)
-                tasks.import_prices.apply_async(("Acme",), queue=queue)
-                for minutes in range(1, 10):
-                    self._remind(queue, minutes)
-                self._opened.add(queue)
-            if self.broker.waiting(queue) < 2:
-                for _ in range(4):
-                    seconds = random.randint(10, 40)  # noqa: S311 - not a secret
-                    report = {"month": "May", "seconds": seconds}
-                    tasks.build_report.apply_async(("Acme",), report, queue=queue)
-        if time.monotonic() >= self._next_minute:
-            self._next_minute += 60
-            for queue in self.broker.queues:
-                self._remind(queue, minutes=10)
-                app.control.revoke(self._remind(queue, minutes=10))
-
-    def _remind(self, queue: str, minutes: int) -> str:
-        invoice = {"invoice": random.randint(1000, 9999)}  # noqa: S311 - not a secret
-        eta = now() + timedelta(minutes=minutes)
-        return str(tasks.remind.apply_async(("Acme",), invoice, queue=queue, eta=eta))
-
-
-class Endpoint:
-    """What the demo is about, asked over HTTP."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self.request = Request(url, headers={"Authorization": f"Token {token}"})  # noqa: S310
-        # A proxy of the environment's would be asked for this machine's 127.0.0.1.
-        self.opener = build_opener(ProxyHandler({}))
-        #: The last answer, as it came.
-        self.body = ""
-        #: Why there was none.
-        self.failure = "no answer"
-
-    def get(self) -> dict[str, Any] | None:
-        """Return an answer, or None while there is none to be had."""
-        try:
-            with self.opener.open(self.request, timeout=BROKER_PATIENCE) as response:
-                self.body = response.read().decode()
-        except OSError as exc:
-            self.failure = str(exc)
-            return None
-        answer: dict[str, Any] = json.loads(self.body)
-        return answer
-
-
-def is_there(worker: str, answer: Mapping[str, Any]) -> bool:
-    """Whether a worker answered."""
-    return worker in (answer["stats"] or ())
-
-
-def is_busy(answer: Mapping[str, Any]) -> bool:
-    """Whether every worker has something under each key that can be empty."""
-    return all(
-        answer[key] and all(answer[key].get(worker) for worker in WORKERS)
-        for key in ("active", "scheduled", "reserved", "revoked")
+def create_users(password: str) -> dict[str, str]:
+    """Create one user of each kind, and return name to token."""
+    users = get_user_model().objects
+    # Hashed once, because that takes half a second.
+    common = {"password": make_password(password)}
+    created = (
+        users.create(username="support", is_support=True, **common),
+        users.create(username="customer", **common),
+        users.create(username="admin", is_staff=True, is_superuser=True, **common),
     )
+    return {user.get_username(): Token.objects.create(user=user).key for user in created}
+
+
+def send_tasks(queue: str) -> str:
+    """Give the worker of a queue something under every key; return the id of a long task."""
+    long_task = tasks.back_up.apply_async(("orders", 60), queue=queue)
+    tasks.import_prices.apply_async(("Acme",), queue=queue)
+    for seconds in range(10, 40, 5):
+        report = {"month": "May", "seconds": seconds}
+        tasks.build_report.apply_async(("Acme",), report, queue=queue)
+    for minutes in range(1, 11):
+        eta = now() + timedelta(minutes=minutes)
+        reminder = tasks.remind.apply_async(("Acme",), {"invoice": minutes}, queue=queue, eta=eta)
+    app.control.revoke(reminder.id)
+    return str(long_task.id)

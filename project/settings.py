@@ -117,5 +117,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # Workers that share a broker but not these two names do not see each other.
 CELERY_CONTROL_EXCHANGE = env("CELERY_CONTROL_EXCHANGE", "celery")
 CELERY_EVENT_EXCHANGE = env("CELERY_EVENT_EXCHANGE", "celeryev")
+# None: one queue with the name "celery".
+CELERY_TASK_QUEUES = json.loads(env("CELERY_TASK_QUEUES", "null"))
 CELERY_WORKER_POOL_PUTLOCKS = json.loads(env("CELERY_WORKER_POOL_PUTLOCKS", "true"))
 CELERY_TASK_IGNORE_RESULT = True

@@ -1,48 +1,32 @@
-"""The whole thing at work in one command, with no service to install."""
+"""Shows everything at work with one command, and without any service to install."""
 
 from __future__ import annotations
 
-import os
+import json
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import wait
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
 
-from django.contrib.auth import get_user_model
-from django.contrib.auth.hashers import make_password
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 from django.db import connection
-from rest_framework.authtoken.models import Token
 
-from project.demo import (
-    BROKER_PATIENCE,
-    WEB_SERVER,
-    WORKERS,
-    Broker,
-    Child,
-    DemoError,
-    Endpoint,
-    Feeder,
-    Stop,
-    Stopped,
-    adopt_orphans,
-    commands,
-    in_background,
-    is_busy,
-    is_there,
-)
+from project.demo import WORKERS, Broker, DemoError, Processes, create_users, send_tasks
 
 #: Seconds for one step of the start.
 PATIENCE = 20.0
+
+WEB_SERVER = "web server"
 
 READY = """
 Ready after {seconds:.1f} s. Ctrl-C ends it and removes everything that it made.
@@ -67,204 +51,146 @@ The logs are in {folder}
 class Command(BaseCommand):
     """Two workers, tasks and a web server, with a broker and a database of their own.
 
-    Ended by SIGKILL it still takes its processes with it, but not its temporary folder nor
-    what it put on somebody else's broker; all of that is called ``celery-stats-demo-…``.
+    If it is killed with SIGKILL, its processes end, but its temporary folder and what it put on
+    a broker of somebody else stay. All of that is called ``celery-stats-demo-…``.
     """
 
     help = "Shows the endpoint and real workers at work. Needs no service."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add ``--port`` and ``--once``."""
         parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
         parser.add_argument(
             "--once", action="store_true", help="print one answer of the endpoint, and end"
         )
 
     def handle(self, *args: Any, port: int, once: bool, **options: Any) -> None:
-        """Run until a signal comes; with ``once``, until there is an answer.
-
-        Raises:
-            CommandError: it could not start, or the web server ended.
-        """
-        self.started_at = time.monotonic()
         self.progress = self.stderr if once else self.stdout
-        self.stop = Stop()
-        adopt_orphans()
-        self.children: list[Child] = []
-        #: Makes an error message fit to be seen.
-        self.tidy: Callable[[str], str] = str
+        self.stop_requested = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self.request_stop)
         try:
             with ExitStack() as stack:
                 self.run(stack, port, once)
-        except Stopped:
+        except KeyboardInterrupt:
             self.say("Stopped")
         except DemoError as exc:
-            raise CommandError(self.tidy(str(exc))) from exc
+            raise CommandError(str(exc)) from exc
+
+    def request_stop(self, *_: object) -> None:
+        # An exception would be raised at any moment, for example between the start of a process
+        # and the note that it has to be ended.
+        self.stop_requested = True
 
     def run(self, stack: ExitStack, port: int, once: bool) -> None:
-        """Start everything, each with its end on the stack, and keep it running."""
-        listener = bound_socket(port)
-        stack.callback(listener.close)
+        """Start everything, with its end on the stack, and keep it running."""
+        started = time.monotonic()
+        try:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        except (OSError, OverflowError) as exc:
+            raise DemoError(f"Port {port} cannot be used: {exc}. Choose another with --port")  # noqa: B904
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         folder = Path(tempfile.mkdtemp(prefix="celery-stats-demo-"))
         stack.callback(shutil.rmtree, folder)
         temporary = folder / "tmp"
         temporary.mkdir()
-        # kombu moves every message of a file-system broker there before it reads it.
+        # kombu moves every message of a broker in a folder there before it reads the message.
         tempfile.tempdir = str(temporary)
 
         broker = Broker(folder)
-        self.tidy = broker.without_password
+        if not broker.is_own:
+            try:
+                with suppress(SystemExit):  # There is no worker yet.
+                    call_command("celery_stats", timeout=0.1, stdout=StringIO(), stderr=StringIO())
+            except CommandError as exc:
+                raise DemoError(f"The broker cannot be used. {exc}") from exc
+            stack.callback(broker.clean)
         self.say(f"Broker: {broker}")
-        if not broker.embedded:
-            self.connect(broker)
-            stack.callback(self.clean, broker)
 
         self.say(f"Starting {', '.join(WORKERS)} and the web server at {url}")
-        database = connection.settings_dict["NAME"] = str(folder / "db.sqlite3")
+        connection.settings_dict["NAME"] = str(folder / "db.sqlite3")
         environment = {
             **broker.environment(),
-            "DJANGO_DATABASE": database,
+            "DJANGO_DATABASE": str(folder / "db.sqlite3"),
             "DJANGO_SECRET_KEY": secrets.token_urlsafe(),
             "DJANGO_ALLOWED_HOSTS": "127.0.0.1,localhost",
             "TMPDIR": str(temporary),
         }
-        (folder / "environment").write_text(exports(environment))
-        environment = {**os.environ, **environment}
-        for name, command in commands(broker, listener.fileno()).items():
-            child = Child(name, command, folder, environment, listener.fileno())
-            stack.callback(child.kill)
-            self.children.append(child)
+        exports = [f"export {name}={shlex.quote(text)}\n" for name, text in environment.items()]
+        (folder / "environment").write_text("".join(exports))
+        self.processes = Processes(folder, environment)
+        stack.callback(self.processes.end)
+        for worker, queue in broker.queues.items():
+            command = ["celery", "--app", "project", "worker", "--loglevel", "INFO"]
+            command += ["--hostname", worker, "--queues", queue, "--concurrency", "2"]
+            command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+            self.processes.start(worker, command)
+        command = ["gunicorn", "project.wsgi", "--config", "python:project.gunicorn"]
+        command += ["--bind", f"fd://{listener.fileno()}"]
+        self.processes.start(WEB_SERVER, command, listener.fileno())
 
         self.say("Migrating a temporary database and creating users")
-        self.stop.check()
         call_command("migrate", verbosity=0)
-        self.stop.check()
         password = secrets.token_urlsafe(8)
         tokens = create_users(password)
         connection.close()
 
-        endpoint = Endpoint(f"{url}api/celery-stats/", tokens["support"])
-        for worker in WORKERS:
-            self.wait(endpoint, worker, partial(is_there, worker))
-            self.say(f"{worker} is ready")
-        feeder = Feeder(broker)
-        stack.callback(feeder.join, timeout=1)
-        stack.callback(feeder.done.set)
-        feeder.start()
-        self.wait(endpoint, "enough tasks", is_busy)
+        request = Request(f"{url}api/celery-stats/")  # noqa: S310 - this machine's
+        request.add_header("Authorization", f"Token {tokens['support']}")
+        # Not through a proxy that the environment names, because it has another 127.0.0.1.
+        opener = build_opener(ProxyHandler({}))
+
+        def all_answer(*fields: str) -> bool:
+            """Whether each worker has something under each field."""
+            with opener.open(request, timeout=3) as response:
+                self.body = response.read().decode()
+            answer = json.loads(self.body)
+            return all((answer[field] or {}).get(name) for field in fields for name in WORKERS)
+
+        self.wait("the workers", lambda: all_answer("stats"))
+        long_tasks = [send_tasks(queue) for queue in broker.queues.values()]
+        self.say(f"{', '.join(WORKERS)} are ready")
+        self.wait("tasks", lambda: all_answer("active", "scheduled", "reserved", "revoked"))
         if once:
-            self.stdout.write(endpoint.body)
+            self.stdout.write(self.body)
             return
         text = READY.format(
-            seconds=time.monotonic() - self.started_at,
+            seconds=time.monotonic() - started,
             url=url,
             folder=folder,
-            task=feeder.long_tasks[broker.queues[0]],
+            task=long_tasks[0],
             password=password,
-            python=as_typed(sys.executable),
-            script=as_typed(sys.argv[0]),
+            python=shlex.quote(sys.executable),
+            script=shlex.quote(sys.argv[0]),
             **tokens,
         )
         self.say(text)
-        self.stop.until(self.look_after_children)
+        self.wait()
 
     def say(self, text: str) -> None:
         """Report progress at once, also into a pipe."""
         self.progress.write(text, str)
         self.progress.flush()
 
-    def connect(self, broker: Broker) -> None:
-        """Find out in good time that there is no broker.
+    def wait(self, awaited: str = "", is_there: Callable[[], bool] = lambda: False) -> None:
+        """Wait until ``is_there`` returns True; without ``awaited``, until somebody stops it.
 
         Raises:
-            DemoError: it cannot be reached.
+            KeyboardInterrupt: a signal asked to stop.
+            DemoError: it takes too long, or a process ended that is needed. A worker may end
+                later, because somebody may want to see it missing.
         """
-        greeting = in_background(broker.connect)
-        if not self.stop.until(greeting.done, BROKER_PATIENCE + 1):
-            raise DemoError(f"The broker {broker} does not answer")
-        failure = greeting.exception()
-        if failure:
-            reason = str(failure).partition("\n")[0] or type(failure).__name__
-            raise DemoError(f"The broker {broker} cannot be used: {reason}")
-
-    def clean(self, broker: Broker) -> None:
-        """Leave somebody else's broker as it was."""
-        cleaning = in_background(broker.clean)
-        done, _ = wait([cleaning], BROKER_PATIENCE)
-        if not done or cleaning.exception():
-            self.stderr.write(f"The broker {broker} is away; what is called {broker.name} stays.")
-
-    def wait(
-        self, endpoint: Endpoint, awaited: str, found: Callable[[Mapping[str, Any]], bool]
-    ) -> None:
-        """Ask the endpoint until it shows what is awaited.
-
-        Raises:
-            DemoError: a child ended, or it took too long.
-        """
-
-        def done() -> bool:
-            for child in self.children:
-                if child.ended:
-                    raise DemoError(f"{child.name} did not start: {child.last_words}")
-            answer = endpoint.get()
-            return answer is not None and found(answer)
-
-        if not self.stop.until(done, PATIENCE):
-            raise DemoError(f"Waited {PATIENCE:.0f} s for {awaited}: {endpoint.failure}")
-
-    def look_after_children(self) -> bool:
-        """Tell of a worker that ended: somebody may want to see it missing.
-
-        Raises:
-            DemoError: the web server ended, so that there is nothing left to see.
-        """
-        for child in [child for child in self.children if child.ended]:
-            if child.name == WEB_SERVER:
-                raise DemoError(f"The web server ended: {child.last_words}")
-            self.say(f"{child.name} ended")
-            self.children.remove(child)
-        return False
-
-
-def bound_socket(port: int) -> socket.socket:
-    """Take a port of this machine, for the web server to listen on.
-
-    Raises:
-        DemoError: it is taken, or forbidden.
-    """
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except (OSError, OverflowError) as exc:
-        listener.close()
-        raise DemoError(f"Port {port} cannot be used: {exc}; choose another with --port") from exc
-    return listener
-
-
-def exports(environment: Mapping[str, str]) -> str:
-    """Return lines for a shell that give its commands the environment."""
-    return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in environment.items())
-
-
-def as_typed(path: str) -> str:
-    """Return the path as somebody in this folder would type it, for a shell."""
-    here = Path.cwd()
-    given = Path(path)
-    return shlex.quote(str(given.relative_to(here) if given.is_relative_to(here) else given))
-
-
-def create_users(password: str) -> dict[str, str]:
-    """Create one user of each kind, and return their tokens."""
-    users = get_user_model().objects
-    # One hash for all: making one takes half a second.
-    common = {"password": make_password(password)}
-    for user in (
-        users.create(username="support", is_support=True, **common),
-        users.create(username="customer", **common),
-        users.create(username="admin", is_staff=True, is_superuser=True, **common),
-    ):
-        Token.objects.create(user=user)
-    return {token.user.username: token.key for token in Token.objects.select_related("user")}
+        reason, ends = "no answer", time.monotonic() + PATIENCE
+        while not self.stop_requested:
+            for name, last_line in self.processes.take_ended().items():
+                if awaited or name == WEB_SERVER:
+                    raise DemoError(f"{name} ended: {last_line}")
+                self.say(f"{name} ended")
+            try:
+                if is_there():
+                    return
+            except OSError as exc:
+                reason = str(exc)
+            if awaited and time.monotonic() > ends:
+                raise DemoError(f"Waited {PATIENCE:.0f} s for {awaited}: {reason}")
+            time.sleep(0.05)
+        raise KeyboardInterrupt
