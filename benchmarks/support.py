@@ -36,6 +36,7 @@ def demo_project() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="celery-stats-bench-") as folder:
         os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
         os.environ["DJANGO_DATABASE"] = f"{folder}/db.sqlite3"
+        os.environ["DJANGO_SECRET_KEY"] = "benchmarks"
         django.setup()
         from rest_framework.authtoken.models import Token
 

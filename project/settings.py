@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.core.management.utils import get_random_secret_key
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = os.environ.get
 
-# Set a key of your own wherever others can reach the server.
-SECRET_KEY = env("DJANGO_SECRET_KEY", "insecure-and-for-a-single-machine-only")
+# Commands and Celery workers need no lasting key. A web server does: wsgi.py insists on one.
+SECRET_KEY = env("DJANGO_SECRET_KEY") or get_random_secret_key()
 DEBUG = env("DJANGO_DEBUG", "0") == "1"
 ALLOWED_HOSTS = env("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
 
@@ -105,6 +107,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "Demo project",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     # Swagger's files from this server, so that its page also works without the internet.
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

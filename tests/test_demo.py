@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -15,7 +16,8 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_opener
 from uuid import uuid4
 
 import kombu
@@ -115,6 +117,18 @@ def get(url: str, **headers: str) -> tuple[int, str]:
             return exc.code, exc.read().decode()
 
 
+def get_as(name: str, password: str, url: str) -> str:
+    """Return the body after the log-in that the URL leads to."""
+    browser = build_opener(ProxyHandler({}), HTTPCookieProcessor())
+    with browser.open(url) as form:
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.read().decode())
+    assert token
+    values = {"csrfmiddlewaretoken": token[1], "username": name, "password": password}
+    with browser.open(form.url, urlencode(values).encode()) as page:
+        assert page.url == url
+        return page.read().decode()
+
+
 def assert_busy(answer: dict[str, Any]) -> None:
     assert list(answer) == list(FIELDS)
     assert sorted(answer["stats"]) == WORKERS
@@ -148,10 +162,16 @@ def test_lines_to_paste__sigint(start: Callable[..., Demo]) -> None:
     ids = "&".join(f"task_id={uuid4()}" for _ in range(100))
     assert get(f"{answers[0][0].partition('?')[0]}?{ids}", Authorization=tokens[0])[0] == 200
 
-    pages = [line.split()[0] for line in lines if line.startswith("http")]
-    assert [get(page, Accept="text/html")[0] for page in pages[1:]] == [200, 200]
-    assert get(pages[1].replace("api/docs/", "static/admin/css/base.css"))[0] == 200
-    assert "https://" not in get(pages[1])[1]
+    _, docs, admin = (line.split()[0] for line in lines if line.startswith("http"))
+    (password,) = (line.split()[-1] for line in lines if line.startswith("Pages to open"))
+    schema = docs.replace("docs/", "schema/")
+    assert get(schema)[0] == 401
+    assert get(schema, Authorization=tokens[0])[0] == 200
+    assert get(admin.replace("admin/", "static/admin/css/base.css"))[0] == 200
+    assert 'name="password"' in get(docs)[1]
+    swagger = get_as("support", password, docs)
+    assert "swagger" in swagger
+    assert "https://" not in swagger
 
     (command,) = (line for line in lines if line.endswith(" celery_stats)"))
     table = subprocess.run(
@@ -304,3 +324,20 @@ def test_sigterm__rabbitmq(start: Callable[..., Demo]) -> None:
         assert (status, errors) == (0, "")
         assert not any(all_there_is())
     assert demo.leftovers() == []
+
+
+def test_server__refuses_to_run_without_a_key_of_its_own() -> None:
+    environment = inherited() | {"DJANGO_SETTINGS_MODULE": "project.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import project.wsgi"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "ImproperlyConfigured: Set DJANGO_SECRET_KEY to a long random text.\n"
+    )
