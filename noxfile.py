@@ -113,6 +113,13 @@ def coverage(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "--cov", "--cov-report=term", "--cov-fail-under=100")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, in ``build/docs``; a broken link is an error."""
+    session.install("--editable", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-c", "docs", ".", "build/docs")
+
+
 @nox.session(python=False)
 def table(session: nox.Session) -> None:
     """What ran, and how it ended."""
