@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import settings_without_app as without_app
+from benchmarks import settings
 
-SECRET_KEY = without_app.SECRET_KEY
-INSTALLED_APPS = [*without_app.INSTALLED_APPS, "celery_stats"]
+SECRET_KEY = settings.SECRET_KEY
+INSTALLED_APPS = [*settings.INSTALLED_APPS, "celery_stats"]

@@ -1,6 +1,6 @@
-"""Parts of the benchmarks: the demo project under gunicorn, Flower, fleets, /proc, tables.
+"""Shared parts of the benchmarks: brokers, gunicorn with the demo project, fleets, tables.
 
-The brokers and workers are those of the tests. Linux only, for ``/proc``.
+The brokers and workers are those of the tests. Linux only, because it reads ``/proc``.
 """
 
 from __future__ import annotations
@@ -10,24 +10,28 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import django
+from celery import Celery
 from django.core.management import call_command
 from django.db import connection
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import FIELDS
+from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.snapshot import Snapshot, take_snapshot
 from tests.brokers import AMQP_URL, Broker, RedisServer
 from tests.processes import ROOT, Process, free_port, wait_until
 
 CORES = os.cpu_count() or 1
 PATH = "/api/celery-stats/"
+#: The kinds of brokers that are there.
+KINDS = ("redis", *(["amqp"] if AMQP_URL else []), "filesystem")
 
 
 @contextmanager
@@ -51,7 +55,7 @@ def demo_project() -> Iterator[str]:
 
 @contextmanager
 def place(kind: str) -> Iterator[Broker]:
-    """A place of its own on a broker, on a private server where that is Redis."""
+    """A place of its own on a broker, on a private server if that is Redis."""
     server = RedisServer() if kind == "redis" else None
     try:
         url = {"redis": server and f"redis://127.0.0.1:{server.port}/0", "amqp": AMQP_URL}
@@ -66,30 +70,30 @@ def place(kind: str) -> Iterator[Broker]:
             server.stop()
 
 
-def is_whole(answers: Any, workers: int) -> bool:
-    """Whether as many workers as there are answered each of the six commands."""
-    return all(len(answers[name] or ()) == workers for name in FIELDS)
+def take(app: Celery, workers: int, timeout: float = 1.0) -> Snapshot:
+    """Take a snapshot, which must hold so many workers under every key."""
+    snapshot = take_snapshot(Question(), Options(app, timeout, 20 * timeout))
+    check_whole(snapshot.answers, workers)
+    return snapshot
+
+
+def check_whole(answers: Any, workers: int) -> None:
+    if not all(len(answers[field] or ()) == workers for field in FIELDS):
+        raise AssertionError(f"not {workers} workers under every key: {answers!s:.300}")
 
 
 class Web(Process):
-    """gunicorn with the demo project; its workers have loaded it and served nothing yet."""
+    """gunicorn with the demo project."""
 
-    def __init__(self, broker: Broker, token: str, *options: str, workers: int = 1) -> None:
+    def __init__(self, broker: Broker, token: str, *options: str) -> None:
         self.token = token
         self.port = free_port()
-        config = broker.folder / "gunicorn.py"
-        config.write_text(
-            "from project import gunicorn\n"
-            "from project.gunicorn import *\n"
-            "def post_worker_init(worker):\n"
-            "    gunicorn.post_worker_init(worker)\n"
-            "    print('loaded', flush=True)\n"
-        )
+        transport = broker.config.get("broker_transport_options", {})
         super().__init__(
             [
-                *(sys.executable, "-m", "gunicorn", "project.wsgi", "--config", str(config)),
-                *("--bind", f"127.0.0.1:{self.port}", "--workers", str(workers)),
-                *("--keep-alive", "60", *options),
+                *(sys.executable, "-m", "gunicorn", "project.wsgi", "--keep-alive", "60"),
+                *("--config", "python:project.gunicorn", "--bind", f"127.0.0.1:{self.port}"),
+                *options,
             ],
             log=broker.folder / f"web-{self.port}.log",
             env={
@@ -97,113 +101,82 @@ class Web(Process):
                 "CELERY_CONTROL_EXCHANGE": broker.namespace,
                 "CELERY_EVENT_EXCHANGE": str(broker.config["event_exchange"]),
                 "CELERY_BROKER_TRANSPORT": broker.config.get("broker_transport", ""),
-                "CELERY_BROKER_TRANSPORT_OPTIONS": json.dumps(
-                    broker.config.get("broker_transport_options", {})
-                ),
+                "CELERY_BROKER_TRANSPORT_OPTIONS": json.dumps(transport),
             },
         )
-        wait_until(lambda: self._loaded(workers), seconds=30, what=f"gunicorn: {self.log}")
+        wait_until(self._answers, seconds=30, what=f"gunicorn: {self.log}")
 
-    def _loaded(self, workers: int) -> bool:
-        text = self.log.read_text(errors="replace")
-        if self.popen.poll() is not None:
-            raise AssertionError(f"gunicorn ended:\n{text}")
-        return text.count("loaded\n") == workers
-
-    def client(self, query: str = "", expects: int = 200) -> Client:
-        headers = {"Authorization": f"Token {self.token}"}
-        return Client(self.port, f"{PATH}{query}", headers, expects)
-
-
-class Flower(Process):
-    """Flower on the same broker."""
-
-    INSTALLED = find_spec("flower") is not None
-
-    def __init__(self, broker: Broker) -> None:
-        self.port = free_port()
-        super().__init__(
-            [
-                *(sys.executable, "-m", "celery", "--app", "tests.celery_app", "flower"),
-                *("--address=127.0.0.1", f"--port={self.port}"),
-            ],
-            log=broker.folder / "flower.log",
-            env={
-                "CELERY_STATS_TEST_CONFIG": broker.config_json,
-                "FLOWER_UNAUTHENTICATED_API": "true",
-            },
-        )
-        self.client = Client(self.port, "/api/workers?refresh=1", {})
-        wait_until(self._answers, seconds=30, what=f"Flower: {self.log}")
-
-    def _answers(self) -> bool:
-        with suppress(OSError):
-            self.client.get()
-            return True
-        self.client.close()
-        return False
-
-
-class Client:
-    """A keep-alive connection that asks one thing."""
-
-    def __init__(self, port: int, path: str, headers: dict[str, str], expects: int = 200) -> None:
-        self.path, self.headers, self.expects = path, headers, expects
-        self.connection = HTTPConnection("127.0.0.1", port, timeout=30)
-        self.close = self.connection.close
-
-    def get(self) -> Any:
-        """Return the decoded JSON body."""
-        return json.loads(self.read())
-
-    def read(self) -> bytes:
-        """Return the body."""
-        self.connection.request("GET", self.path, headers=self.headers)
-        response = self.connection.getresponse()
-        body = response.read()
-        if response.status != self.expects:
-            raise AssertionError(f"{response.status}: {body[:200]!r}")
-        return body
-
-
-class Fleet:
-    """Simulated workers, in as many processes as there are cores."""
-
-    def __init__(self, broker: Broker, count: int, *, with_app: bool = False) -> None:
-        shares = [count // CORES + (n < count % CORES) for n in range(CORES)]
-        self._popens = [
-            subprocess.Popen(
-                [*(sys.executable, "-m", "tests.simulated"), broker.config_json, str(n), f"p{i}w"]
-                + ["app"] * with_app,
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for i, n in enumerate(shares)
-        ]
-
-    def __enter__(self) -> Fleet:
-        for popen in self._popens:
-            assert popen.stdout is not None
-            if popen.stdout.readline() != "ready\n":
-                self.__exit__()
-                raise AssertionError("the simulated fleet did not start")
+    def __enter__(self) -> Web:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for popen in self._popens:
-            popen.terminate()
-        for popen in self._popens:
-            popen.communicate()
+        self.stop()
 
-    def cpu(self) -> float:
-        return sum(cpu_seconds(popen.pid) for popen in self._popens)
+    def _answers(self) -> bool:
+        assert self.popen.poll() is None, self.log.read_text()
+        with suppress(ConnectionError):
+            self.client("?field=unknown", expects=400)()
+            return True
+        return False
+
+    def client(self, query: str = "", expects: int = 200) -> Callable[[], bytes]:
+        """Return a function that asks over a connection of its own and returns the body."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        headers = {"Authorization": f"Token {self.token}"}
+
+        def get() -> bytes:
+            connection.request("GET", f"{PATH}{query}", headers=headers)
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != expects:
+                raise AssertionError(f"{response.status}: {body[:200]!r}")
+            return body
+
+        return get
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process since its start."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+@contextmanager
+def simulated(broker: Broker, count: int) -> Iterator[None]:
+    """Simulated workers with the app, in as many processes as there are cores."""
+    command = [sys.executable, "-m", "tests.simulated", broker.config_json]
+    with ExitStack() as stack:
+        processes = []
+        for number in range(CORES):
+            share = str(count // CORES + (number < count % CORES))
+            args = [*command, share, f"p{number}w", "app"]
+            process = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            stack.callback(process.terminate)
+            processes.append(process)
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield
+
+
+def measure(
+    ways: Mapping[str, Callable[[], object]],
+    turns: int,
+    clock: Callable[[], Sequence[float]] = lambda: [time.monotonic()],
+) -> dict[str, list[list[float]]]:
+    """Call each way in turn, so that a machine that is busy for a while slows down all alike.
+
+    Returns:
+        What each call took, by name of the way: one list for each figure of ``clock``.
+    """
+    taken: dict[str, list[list[float]]] = {name: [] for name in ways}
+    for _ in range(turns):
+        for name, run in ways.items():
+            before = clock()
+            run()
+            taken[name].append([end - start for start, end in zip(before, clock(), strict=True)])
+    return {name: list(map(list, zip(*rows, strict=True))) for name, rows in taken.items()}
+
+
+def cpu_seconds(*pids: int) -> float:
+    """Return the CPU seconds of processes since their start."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
@@ -214,18 +187,8 @@ def descriptors(pid: int | str) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def connections(pid: int, port: int) -> int:
-    """TCP connections of a process to a port of this machine."""
-    held = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            held.add(str(link.readlink()))
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[2].endswith(f":{port:04X}") and f"socket:[{row[9]}]" in held for row in rows)
-
-
 def status(pid: int, name: str) -> int:
-    """A number of ``/proc/<pid>/status``; memory is in kB."""
+    """Return a number of ``/proc/<pid>/status``; memory is in kB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
 
@@ -244,7 +207,3 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> No
 
 def ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.1f} ms" if seconds < 0.1 else f"{1e3 * seconds:,.0f} ms"
-
-
-def verdict(figure: float, bound: float) -> str:
-    return "PASS" if figure <= bound else "over"

@@ -1,17 +1,13 @@
 """What the app costs a worker, and whether its answer is of one moment.
 
     python -m benchmarks.worker
-    python -m benchmarks.worker --only redis --snapshots 100 --moments 50 --starts 1
 
-Starts all it needs: a private Redis and real workers, and uses RabbitMQ if
-CELERY_STATS_TEST_AMQP_URL names one. Linux only, for ``/proc``.
-
-Workers with the app are sent one message for each snapshot, workers without it six messages.
+Starts all it needs, and uses RabbitMQ if CELERY_STATS_TEST_AMQP_URL names one. Workers with the
+app are sent one message for each snapshot, workers without it six messages.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -19,35 +15,58 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
-from benchmarks.support import cpu_seconds, is_whole, ms, place, show, status, verdict
+from benchmarks.support import KINDS, cpu_seconds, measure, ms, place, show, status, take
 from celery_stats.control.question import FIELDS, Options, Question
 from celery_stats.control.snapshot import take_snapshot
-from tests.brokers import AMQP_URL, Broker, Worker
+from tests.brokers import Broker, Worker
 from tests.moments import Answers, watch
 from tests.processes import wait_until
 
 NAME = "one@bench"
-
-#: A snapshot with one message costs a worker at most this share of one with six.
-CPU_BOUND = 1 / 3
-
+#: Snapshots for each figure of CPU, snapshots to watch tasks, and starts of each worker.
+SNAPSHOTS, MOMENTS, STARTS = 1000, 500, 5
 #: Tasks that a worker holds while its CPU is measured: one runs, the others wait, and as many
 #: are held until their ETA.
 TASKS = 5
-
-#: The CPU of both ways is measured in so many turns.
+#: The CPU of both ways is measured in turns, so that a busy machine slows down both alike.
 TURNS = 10
-
-#: The project of a worker: its settings, or None for no Django.
-PROJECTS: dict[str, str | None] = {
-    "Celery without Django": None,
-    "Django, without the app": "benchmarks.settings_without_app",
+#: The Django settings of a worker; none for a worker without Django.
+PROJECTS = {
+    "Celery without Django": "",
+    "Django, without the app": "benchmarks.settings",
     "Django, with the app": "benchmarks.settings_with_app",
 }
 
 
-def take(broker: Broker, task_ids: Sequence[str] = ()) -> Answers:
-    return take_snapshot(Question(task_ids=tuple(task_ids)), Options(broker.app)).answers
+def start_busy(broker: Broker, *, with_app: bool) -> int:
+    """Start a prefork worker with tasks; return the pid of its main process."""
+    [worker] = broker.fleet(NAME, with_app=with_app, worker_prefetch_multiplier=100)
+    for number in range(TASKS):
+        broker.send(number, "invoice", seconds=3600)
+        broker.send(number, "invoice", countdown=3600)
+
+    def at_work() -> bool:
+        answers = take(broker.app, 1).answers
+        lengths = [len((answers[field] or {})[NAME]) for field in FIELDS[:3]]
+        return lengths == [1, TASKS, TASKS - 1]
+
+    wait_until(at_work, what="the tasks")
+    return worker.pid
+
+
+def cpu(kind: str) -> list[str]:
+    """Return the row with the CPU that snapshots cost a worker."""
+
+    def snapshots(broker: Broker) -> None:
+        for _ in range(SNAPSHOTS // TURNS):
+            take(broker.app, 1)
+
+    with place(kind) as one, place(kind) as six:
+        pids = [start_busy(one, with_app=True), start_busy(six, with_app=False)]
+        ways = {"one": partial(snapshots, one), "six": partial(snapshots, six)}
+        found = measure(ways, TURNS, lambda: [cpu_seconds(pid) for pid in pids])
+    with_app, without_app = sum(found["one"][0]), sum(found["six"][1])
+    return [kind, ms(with_app), ms(without_app), f"{with_app / without_app:.2f}"]
 
 
 def inspect_in_turn(broker: Broker) -> Callable[[Sequence[str]], Answers]:
@@ -55,156 +74,72 @@ def inspect_in_turn(broker: Broker) -> Callable[[Sequence[str]], Answers]:
     inspect = broker.client().control.inspect(limit=1)
 
     def ask(task_ids: Sequence[str]) -> Answers:
-        calls = {name: partial(getattr(inspect, name)) for name in FIELDS}
-        calls["query_task"] = partial(inspect.query_task, *task_ids)
-        return {name: call() for name, call in calls.items()}
+        ids = {"query_task": task_ids}
+        return {field: getattr(inspect, field)(*ids.get(field, ())) for field in FIELDS}
 
     return ask
 
 
-# -- CPU
+def moments(kind: str, way: str) -> list[str]:
+    """Return the row that tells how many tasks stood under two keys of one snapshot."""
+    with place(kind) as broker:
+        with_app = way == "one message"
+        broker.fleet(NAME, with_app=with_app, worker_prefetch_multiplier=100)
+
+        def ask(task_ids: Sequence[str]) -> Answers:
+            return take_snapshot(Question(task_ids=tuple(task_ids)), Options(broker.app)).answers
+
+        found = watch(broker, "prefork", MOMENTS, inspect_in_turn(broker) if "(" in way else ask)
+    counts = [found.seen, found.moved, found.twice, found.lost]
+    return [f"{kind}: {way}", *(str(len(ids)) for ids in counts)]
 
 
-class BusyWorker:
-    """A prefork worker with tasks, and the CPU of its main process."""
-
-    def __init__(self, broker: Broker, *, with_app: bool) -> None:
-        self.broker = broker
-        [worker] = broker.fleet(NAME, with_app=with_app, worker_prefetch_multiplier=100)
-        self.pid = worker.pid
-        for number in range(TASKS):
-            broker.send(number, "invoice", seconds=3600)
-            broker.send(number, "invoice", countdown=3600)
-        wait_until(self._at_work, what="the tasks")
-
-    def _at_work(self) -> bool:
-        answers = take(self.broker)
-        tasks = [answers[name][NAME] for name in FIELDS[:3]]  # type: ignore[index]
-        return [len(each) for each in tasks] == [1, TASKS, TASKS - 1]
-
-    def cpu(self, snapshots: int) -> float:
-        """Take snapshots; return the CPU seconds that they cost the worker."""
-        before = cpu_seconds(self.pid)
-        for _ in range(snapshots):
-            if not is_whole(take(self.broker), 1):
-                raise AssertionError("the worker did not answer everything")
-        return cpu_seconds(self.pid) - before
-
-
-def show_cpu(kinds: Sequence[str], snapshots: int) -> None:
-    rows = []
-    for kind in kinds:
-        with place(kind) as one_place, place(kind) as six_place:
-            one = BusyWorker(one_place, with_app=True)
-            six = BusyWorker(six_place, with_app=False)
-            spent = [0.0, 0.0]
-            # In turns, so that a machine that is busy for a while slows down both alike.
-            for _ in range(TURNS):
-                spent[0] += one.cpu(snapshots // TURNS)
-                spent[1] += six.cpu(snapshots // TURNS)
-        share = spent[0] / spent[1]
-        holds = verdict(share, CPU_BOUND)
-        rows.append([kind, *map(ms, spent), f"{share:.2f}", f"{CPU_BOUND:.2f}", holds])
-    show(
-        f"CPU of a worker's main process for {snapshots:,} snapshots of {2 * TASKS} tasks",
-        ["broker", "one message", "six messages", "share", "at most", ""],
-        rows,
-    )
-
-
-# -- one moment
-
-
-def show_moments(kinds: Sequence[str], snapshots: int) -> None:
-    rows = []
-    for kind in kinds:
-        for pool in ("prefork", "solo"):
-            for way in ("one message", "six messages", "six inspect() calls"):
-                with place(kind) as broker:
-                    with_app, in_turn = way == "one message", way == "six inspect() calls"
-                    config = {"worker_prefetch_multiplier": 100}
-                    broker.fleet(NAME, pool=pool, with_app=with_app, **config)
-                    ask = inspect_in_turn(broker) if in_turn else partial(take, broker)
-                    found = watch(broker, pool, snapshots, ask)
-                counts = [len(ids) for ids in (found.seen, found.moved, found.twice, found.lost)]
-                holds = verdict(len(found.twice | found.lost), 0) if with_app else ""
-                rows.append([f"{kind}, {pool}: {way}", *map(str, counts), holds])
-    show(
-        f"Tasks of a busy worker in {snapshots} snapshots",
-        ["way", "seen", "seen to move", "under two keys", "lost in between", ""],
-        rows,
-    )
-    print("a solo worker runs a task in one turn: its tasks are seen until their ETA alone")
-
-
-# -- start and memory
-
-
-def start(broker: Broker, settings: str | None) -> tuple[float, int, int, float]:
+def start(settings: str) -> tuple[float, float, float]:
     """Start a worker as a process of its own.
 
     Returns:
-        The seconds until it is ready, the kB that its main process holds then and after its
-        first snapshots, and the seconds of the first one.
+        The seconds until it is ready, the MB that its main process holds then, and those after
+        ten snapshots.
     """
-    os.environ["DJANGO_SETTINGS_MODULE"] = settings or ""
-    started = time.monotonic()
-    worker = Worker(
-        broker,
-        NAME,
-        pool="prefork",
-        concurrency=1,
-        python=sys.executable,  # not a fork of a process that has imported Celery
-        with_app=settings is not None,
-    )
-    try:
-        wait_until(lambda: " ready." in worker.log.read_text(), seconds=60, what="the worker")
-        ready = time.monotonic() - started
+    os.environ["DJANGO_SETTINGS_MODULE"] = settings
+    with place("redis") as broker:
+        started = time.monotonic()
+        # Not a fork of a process that has imported Celery.
+        options = {"pool": "prefork", "concurrency": 1, "python": sys.executable}
+        worker = Worker(broker, NAME, with_app=bool(settings), **options)
+        broker.workers.append(worker)
+        wait_until(lambda: " ready." in worker.log.read_text(), seconds=60)
+        taken = time.monotonic() - started
         memory = status(worker.pid, "VmRSS")
         worker.ready()
-        first = time.monotonic()
-        take(broker)
-        first = time.monotonic() - first
         for _ in range(10):
-            take(broker)
-        return ready, memory, status(worker.pid, "VmRSS"), first
-    finally:
-        worker.stop()
-
-
-def show_starts(starts: int) -> None:
-    runs: dict[str, list[tuple[float, int, int, float]]] = {name: [] for name in PROJECTS}
-    for _ in range(starts):
-        for name, settings in PROJECTS.items():
-            with place("redis") as broker:
-                runs[name].append(start(broker, settings))
-    rows = []
-    for name, taken in runs.items():
-        ready, memory, later, first = (median(column) for column in zip(*taken, strict=True))
-        rows.append(
-            [name, ms(ready), f"{memory / 1024:.1f} MB", f"{later / 1024:.1f} MB", ms(first)]
-        )
-    show(
-        f"Start of a prefork worker, median of {starts}; memory is the main process's",
-        ["worker", "ready after", "memory then", "after ten snapshots", "the first snapshot"],
-        rows,
-    )
+            take(broker.app, 1)
+        return taken, memory / 1024, status(worker.pid, "VmRSS") / 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = ["redis", *(["amqp"] if AMQP_URL else [])]
-    parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, help="the brokers")
-    parser.add_argument("--snapshots", type=int, default=1000, help="for CPU; 0 leaves it out")
-    parser.add_argument("--moments", type=int, default=500, help="snapshots; 0 leaves them out")
-    parser.add_argument("--starts", type=int, default=5, help="of each worker; 0 leaves them out")
-    options = parser.parse_args()
-    if options.snapshots:
-        show_cpu(options.only, options.snapshots)
-    if options.moments:
-        show_moments(options.only, options.moments)
-    if options.starts:
-        show_starts(options.starts)
+    kinds = [kind for kind in KINDS if kind != "filesystem"]
+    show(
+        f"CPU of a worker's main process for {SNAPSHOTS:,} snapshots of {2 * TASKS} tasks",
+        ["broker", "one message", "six messages", "share"],
+        [cpu(kind) for kind in kinds],
+    )
+    show(
+        f"Tasks of a busy worker in {MOMENTS} snapshots",
+        ["way", "seen", "seen to move", "under two keys", "lost in between"],
+        [
+            moments(kind, way)
+            for kind in kinds
+            for way in ("one message", "six messages", "six inspect() calls")
+        ],
+    )
+    runs = {name: [start(path) for _ in range(STARTS)] for name, path in PROJECTS.items()}
+    rows = []
+    for name, taken in runs.items():
+        ready, *memory = (median(column) for column in zip(*taken, strict=True))
+        rows.append([name, ms(ready), *(f"{size:.1f} MB" for size in memory)])
+    title = f"Start of a prefork worker, median of {STARTS}"
+    show(title, ["worker", "ready after", "memory", "after ten snapshots"], rows)
 
 
 if __name__ == "__main__":
