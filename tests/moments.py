@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,6 +14,9 @@ Answers: TypeAlias = Mapping[str, Mapping[str, Any] | None]
 
 #: Tasks that the worker holds at any time.
 _HELD = 20
+
+#: Seconds that a task runs.
+_SECONDS = 0.004
 
 #: Seconds for which every other task of a prefork worker, and every task of a solo worker, is
 #: held until its ETA.
@@ -44,7 +48,8 @@ def watch(
     """Keep the only worker busy with short tasks while snapshots of it are taken.
 
     A solo worker runs a task in the turn in which it gets it, so its tasks are shown only while
-    they wait for their ETA.
+    they wait for their ETA. The tasks of a prefork worker take longer if the snapshots do, so that
+    several snapshots show a task on a slow machine as well.
 
     Args:
         pool: the worker's.
@@ -54,10 +59,12 @@ def watch(
     last: dict[str, tuple[int, str]] = {}  # task id to the last snapshot with it, and its key
     sent: list[str] = []
     held = 0
+    seconds = _SECONDS
     for number in range(snapshots):
+        started = time.monotonic()
         for _ in range(_HELD - held):
             countdown = _COUNTDOWN if pool == "solo" or len(sent) % 2 else None
-            sent.append(broker.send(seconds=0.004, countdown=countdown))
+            sent.append(broker.send(seconds=seconds, countdown=countdown))
         answers = _of_the_worker(ask(sent[-100:]))
         keys = _keys_by_task(answers)
         held = len(keys)
@@ -74,6 +81,8 @@ def watch(
         # Before Celery 5.7, query_task does not know the tasks that are held until an ETA.
         states = answers["query_task"].items()
         found.twice |= {task_id for task_id, (state, _) in states if [state] != keys.get(task_id)}
+        if pool != "solo":
+            seconds = max(_SECONDS, 4 * (time.monotonic() - started) / _HELD)
     return found
 
 

@@ -287,8 +287,8 @@ class TestRabbitMQ:
             Mailbox(broker, "slow@t", answer_after(pinged)),
         ):
             assert workers_by_field(take(broker.app, workers=("one@t",))) == everywhere("one@t")
-            assert not pinged.is_set()
-            assert workers_by_field(take(broker.app, 1)) == everywhere("one@t", "slow@t")
+            pinged.clear()  # It is set if the machine was slow.
+            assert workers_by_field(take(broker.app, 2)) == everywhere("one@t", "slow@t")
 
     def test_worker_learnt_by_another_question__not_awaited(
         self, make_broker: MakeBroker, asked: threading.Event
