@@ -559,6 +559,19 @@ class TestWatch:
         call_command("celery_stats", watch=0.01, stdout=stream)
         assert stream.getvalue().count("1 worker answered in 10 ms") == 2
 
+    def test_broker_lost_after_a_snapshot__2(self, own_redis: RedisServer) -> None:
+        broker = Broker("redis", f"redis://127.0.0.1:{own_redis.port}/0")
+        try:
+            broker.fleet("one@t")
+            with Watching(broker, "--json") as process:
+                assert list(json.loads(process.stdout.readline())["stats"]) == ["one@t"]
+                own_redis.stop()
+                assert process.stderr.readline().startswith(b"No snapshot: BrokerUnavailable: ")
+                status, _, _ = process.interrupt()
+        finally:
+            broker.close()
+        assert status == 2
+
     def test_broker_away_at_the_end__2(self, make_broker: MakeBroker) -> None:
         broker = make_broker(broker_url=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")
         with Terminal(broker, "--watch") as terminal:

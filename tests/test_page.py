@@ -105,6 +105,23 @@ def test_duration(seconds: float, text: str) -> None:
     assert formatting.duration(seconds) == text
 
 
+def test_times_of_rows__in_the_time_zone_of_the_project(
+    show: Callable[..., Elements], settings: Any
+) -> None:
+    settings.TIME_ZONE = "Asia/Kathmandu"
+    held = {"eta": "2026-03-01T13:00:00+01:00", "request": {**TASK, "id": "held"}}
+    shown = show({**ANSWERS, "scheduled": {"a@h": [held]}})
+    times = {
+        attrs["data-label"]: attrs["title"]
+        for name, attrs in shown.elements
+        if name == "td" and attrs.get("class") == "when"
+    }
+    assert times == {
+        "Running for": "2026-03-01 17:43:55+05:45",
+        "Due": "2026-03-01 17:45:00+05:45",
+    }
+
+
 @pytest.mark.parametrize(
     ("zone", "moment"), [("Pacific/Auckland", datetime.max), ("America/Los_Angeles", datetime.min)]
 )
