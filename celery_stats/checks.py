@@ -6,7 +6,6 @@ They import what the settings name, and use no network.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from inspect import getattr_static
 from typing import Any
 
@@ -17,20 +16,25 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
-from django.utils.module_loading import import_string
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.permissions import (
-    OR,
-    AllowAny,
-    IsAuthenticatedOrReadOnly,
-    OperandHolder,
-    OperationHolderMixin,
-)
+from rest_framework.permissions import AllowAny, IsAuthenticatedOrReadOnly
 from rest_framework.settings import api_settings
 
-from .conf import DEFAULTS, SETTING, SETTINGS, is_number
+from .conf import (
+    DEFAULTS,
+    SETTING,
+    SETTINGS,
+    WrongSetting,
+    import_class,
+    read_settings,
+    unknown_key,
+)
 from .control.configuration import find_app
 from .permissions import IsSupportUser, can_be_called
+from .query import PARAMETERS
+
+#: IsAuthenticatedOrReadOnly is among them, because the endpoint only reads.
+OPEN_TO_EVERYONE = (AllowAny.has_permission, IsAuthenticatedOrReadOnly.has_permission)
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -65,41 +69,35 @@ def check_urls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[C
 
 
 def _mistakes() -> Iterator[CheckMessage]:
-    user_settings = getattr(settings, SETTING, {})
-    if not isinstance(user_settings, Mapping):
-        yield Error(
-            f"{SETTING} should be a dict, not {user_settings!r}.",
-            hint=f"Write it as {SETTING} = {{'TIMEOUT': {DEFAULTS['TIMEOUT']}}}, say.",
-            id="celery_stats.E001",
-        )
+    try:
+        user_settings = read_settings()
+    except WrongSetting as exc:
+        yield _error(exc)
         return
-    values = {**DEFAULTS, **user_settings}
-    wrong = [key for key, setting in SETTINGS.items() if not setting.accepts(values[key])]
-    yield from (_unknown_key(key) for key in user_settings if key not in DEFAULTS)
-    yield from (_wrong_value(key, values[key]) for key in wrong)
-    if "TIMEOUT" not in wrong and "DEADLINE" not in wrong:
-        yield from _check_times(values["TIMEOUT"], values["DEADLINE"])
-    if "CELERY_APP" not in wrong:
-        yield from _check_celery_app(values["CELERY_APP"])
-    if "PERMISSION_CLASSES" not in wrong:
-        yield from _check_permissions(values["PERMISSION_CLASSES"])
-    if "AUTHENTICATION_CLASSES" not in wrong:
-        yield from _check_authentication(values["AUTHENTICATION_CLASSES"])
+    yield from (_error(unknown_key(key)) for key in user_settings if key not in DEFAULTS)
+    known = {key: value for key, value in user_settings.items() if key in DEFAULTS}
+    values: dict[str, Any] = {}
+    for key, setting in SETTINGS.items():
+        try:
+            values[key] = setting.read(known)
+        except WrongSetting as exc:  # noqa: PERF203 - there are few
+            yield _error(exc)
+    for check, keys in CHECKS.items():
+        if values.keys() >= set(keys):
+            yield from check(*(values[key] for key in keys))
 
 
-def _unknown_key(key: Any) -> CheckMessage:
-    near = get_close_matches(str(key).upper(), DEFAULTS, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(DEFAULTS)}."
-    return Error(f"{SETTING} has an unknown key {key!r}.", hint=hint, id="celery_stats.E002")
+def _error(exc: WrongSetting) -> CheckMessage:
+    return Error(str(exc), hint=exc.hint, id=f"celery_stats.{exc.check}")
 
 
-def _wrong_value(key: str, value: Any) -> CheckMessage:
-    is_out_of_range = is_number(value) and is_number(DEFAULTS[key])
-    return Error(
-        f"{SETTING}[{key!r}] should be {SETTINGS[key].expected}, not {value!r}.",
-        hint=f"The default is {DEFAULTS[key]!r}.",
-        id="celery_stats.E004" if is_out_of_range else "celery_stats.E003",
-    )
+def _check_ignored(names: Sequence[str]) -> Iterator[CheckMessage]:
+    if own := [name for name in names if name in PARAMETERS]:
+        yield Error(
+            f"{SETTING}['IGNORED_PARAMETERS'] names {', '.join(own)}, which the endpoint reads.",
+            hint="Name only parameters of other parts of the project.",
+            id="celery_stats.E009",
+        )
 
 
 def _check_times(timeout: float, deadline: float) -> Iterator[CheckMessage]:
@@ -126,15 +124,15 @@ def _check_celery_app(path: str | None) -> Iterator[CheckMessage]:
 
 
 def _check_permissions(paths: Sequence[str]) -> Iterator[CheckMessage]:
-    permissions, errors = _import(
-        "PERMISSION_CLASSES", paths, _is_permission, "a permission class"
-    )
+    permissions, errors = _import("PERMISSION_CLASSES", paths, "has_permission")
     if errors:
         yield from errors
         return
-    if any(map(_uses_flags_of_the_user, permissions)):
+    # Compares the functions, because a subclass may override them.
+    decide = [getattr(permission, "has_permission", None) for permission in permissions]
+    if IsSupportUser.has_permission in decide:
         yield from _check_user_model()
-    if all(map(_lets_everyone_in, permissions)):
+    if all(function in OPEN_TO_EVERYONE for function in decide):
         yield CheckWarning(
             f"{SETTING}['PERMISSION_CLASSES'] lets everyone see what the workers are doing.",
             hint=f"The default is {DEFAULTS['PERMISSION_CLASSES']!r}.",
@@ -168,9 +166,7 @@ def _check_authentication(paths: Sequence[str] | None) -> Iterator[CheckMessage]
         classes: Sequence[Any] = api_settings.DEFAULT_AUTHENTICATION_CLASSES
     else:
         source = f"{SETTING}['AUTHENTICATION_CLASSES']"
-        classes, errors = _import(
-            "AUTHENTICATION_CLASSES", paths, _is_authentication, "an authentication class"
-        )
+        classes, errors = _import("AUTHENTICATION_CLASSES", paths, "authenticate")
         if errors:
             yield from errors
             return
@@ -186,56 +182,23 @@ def _check_authentication(paths: Sequence[str] | None) -> Iterator[CheckMessage]
         )
 
 
-def _import(
-    key: str, paths: Sequence[str], is_right: Callable[[Any], bool], expected: str
-) -> tuple[list[Any], list[CheckMessage]]:
+def _import(key: str, paths: Sequence[str], method: str) -> tuple[list[Any], list[CheckMessage]]:
     """Return the classes that a setting names, and an error for each that is wrong."""
     classes: list[Any] = []
     errors: list[CheckMessage] = []
     for path in paths:
-        names = f"{SETTING}[{key!r}] names {path!r}, which"
         try:
-            classes.append(import_string(path))
-        # A module can raise anything when it is imported, SystemExit included.
-        except (Exception, SystemExit) as exc:  # noqa: BLE001
-            hint = "Give the dotted path of a class: module, dot, name."
-            message = f"{names} cannot be imported: {exc}."
-            errors.append(Error(message, hint=hint, id="celery_stats.E007"))
-        else:
-            if not is_right(classes[-1]):
-                hint = "Give classes as REST framework has them, each by its dotted path."
-                errors.append(
-                    Error(f"{names} is not {expected}.", hint=hint, id="celery_stats.E008")
-                )
+            classes.append(import_class(key, path, method))
+        except WrongSetting as exc:  # noqa: PERF203 - there are few
+            errors.append(_error(exc))
     return classes, errors
 
 
-def _is_permission(value: Any) -> bool:
-    # Classes combined by & and | have no has_permission() until they are called.
-    return callable(value) and (
-        isinstance(value, OperationHolderMixin) or hasattr(value, "has_permission")
-    )
-
-
-def _uses_flags_of_the_user(permission: Any) -> bool:
-    if isinstance(permission, OperandHolder):
-        operands: tuple[Any, ...] = (permission.op1_class, permission.op2_class)
-        return any(map(_uses_flags_of_the_user, operands))
-    return getattr(permission, "has_permission", None) is IsSupportUser.has_permission
-
-
-def _lets_everyone_in(permission: Any) -> bool:
-    if isinstance(permission, OperandHolder):
-        operands = _lets_everyone_in(permission.op1_class), _lets_everyone_in(permission.op2_class)
-        operator: Any = permission.operator_class
-        return any(operands) if operator is OR else all(operands)
-    # Compares the functions, because a subclass may override them. IsAuthenticatedOrReadOnly lets
-    # everyone in, because the endpoint only reads.
-    return getattr(permission, "has_permission", None) in (
-        AllowAny.has_permission,
-        IsAuthenticatedOrReadOnly.has_permission,
-    )
-
-
-def _is_authentication(value: Any) -> bool:
-    return callable(value) and hasattr(value, "authenticate")
+#: Each check of values that have the right type, with the keys of these values.
+CHECKS: Mapping[Callable[..., Iterator[CheckMessage]], Sequence[str]] = {
+    _check_times: ("TIMEOUT", "DEADLINE"),
+    _check_celery_app: ("CELERY_APP",),
+    _check_permissions: ("PERMISSION_CLASSES",),
+    _check_authentication: ("AUTHENTICATION_CLASSES",),
+    _check_ignored: ("IGNORED_PARAMETERS",),
+}

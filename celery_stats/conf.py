@@ -8,6 +8,7 @@ project may silence the system checks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from threading import TIMEOUT_MAX
 from typing import Any, Generic, TypeVar
 
@@ -19,14 +20,21 @@ from .control.exceptions import CeleryStatsError
 
 SETTING = "DRF_CELERY_STATS"
 
-#: The query parameters of the endpoint.
-PARAMETERS = ("task_id", "worker", "field")
-
 T = TypeVar("T")
 
 
 class WrongSetting(CeleryStatsError, ImproperlyConfigured):
-    """``DRF_CELERY_STATS`` cannot be used as it is. Requests are answered 503."""
+    """``DRF_CELERY_STATS`` cannot be used as it is. Requests are answered 503.
+
+    Attributes:
+        check: the id of the system check that reports this.
+        hint: what that check recommends.
+    """
+
+    def __init__(self, message: str, check: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.check = check
+        self.hint = hint
 
 
 class Setting(Generic[T]):
@@ -55,27 +63,57 @@ class Setting(Generic[T]):
         Raises:
             WrongSetting: the value cannot be used, or a key is unknown.
         """
-        user_settings = getattr(settings, SETTING, {})
-        if not isinstance(user_settings, Mapping):
-            raise WrongSetting(f"{SETTING} should be a dict, not {user_settings!r}.")
+        user_settings = read_settings()
         for unknown in user_settings.keys() - SETTINGS.keys():
             # Not ignored, because it may be a misspelt key that was meant to hide something.
-            raise WrongSetting(f"{SETTING} has an unknown key {unknown!r}.")
+            raise unknown_key(unknown)
+        return self.read(user_settings)
+
+    def read(self, user_settings: Mapping[Any, Any]) -> T:
+        """Return the value in the project's settings, or the default.
+
+        Raises:
+            WrongSetting: the value cannot be used.
+        """
         value: T = user_settings.get(self.key, self.default)
         if not self.accepts(value):
+            is_out_of_range = _is_number(value) and _is_number(self.default)
             raise WrongSetting(
-                f"{SETTING}[{self.key!r}] should be {self.expected}, not {value!r}."
+                f"{SETTING}[{self.key!r}] should be {self.expected}, not {value!r}.",
+                "E004" if is_out_of_range else "E003",
+                f"The default is {self.default!r}.",
             )
         return value
 
 
-def is_number(value: Any) -> bool:
+def read_settings() -> Mapping[Any, Any]:
+    """Return what the project has set.
+
+    Raises:
+        WrongSetting: it is not a dict.
+    """
+    user_settings = getattr(settings, SETTING, {})
+    if not isinstance(user_settings, Mapping):
+        message = f"{SETTING} should be a dict, not {user_settings!r}."
+        hint = f"Write it as {SETTING} = {{'TIMEOUT': {DEFAULTS['TIMEOUT']}}}, say."
+        raise WrongSetting(message, "E001", hint)
+    return user_settings
+
+
+def unknown_key(key: Any) -> WrongSetting:
+    """Return the error for a key that is none of the settings."""
+    near = get_close_matches(str(key).upper(), SETTINGS, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(SETTINGS)}."
+    return WrongSetting(f"{SETTING} has an unknown key {key!r}.", "E002", hint)
+
+
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_seconds(value: Any) -> bool:
     # NaN fails both comparisons. The standard library cannot wait longer than TIMEOUT_MAX.
-    return is_number(value) and 0 < value <= TIMEOUT_MAX
+    return _is_number(value) and 0 < value <= TIMEOUT_MAX
 
 
 def _is_texts(value: Any) -> bool:
@@ -107,11 +145,7 @@ class Conf:
     )
 
     #: Names of query parameters that other parts of the project read. They are ignored here.
-    ignored_parameters = Setting[Sequence[str]](
-        (),
-        lambda value: _is_texts(value) and not set(value) & set(PARAMETERS),
-        f"a list of names other than {', '.join(PARAMETERS)}",
-    )
+    ignored_parameters = Setting[Sequence[str]]((), _is_texts, "a list of names")
 
     #: Whether credentials are masked.
     redact = Setting[bool](True, lambda value: isinstance(value, bool), "True or False")
@@ -130,21 +164,27 @@ SETTINGS: dict[str, Setting[Any]] = {
 DEFAULTS: dict[str, Any] = {key: setting.default for key, setting in SETTINGS.items()}
 
 
-def make_instances(key: str, paths: Sequence[str], method: str) -> list[Any]:
-    """Return an instance of each class that ``paths``, the value of the setting ``key``, names.
+def import_class(key: str, path: str, method: str) -> Any:
+    """Return the class that one item of the setting ``key`` names.
 
     Raises:
-        WrongSetting: a class cannot be imported or called, or its instance lacks ``method``.
+        WrongSetting: it cannot be imported, or calling it gives nothing that has ``method``.
     """
-    instances = []
-    for path in paths:
-        names = f"{SETTING}[{key!r}] names {path!r}"
-        try:
-            instance = import_string(path)()
-        # A module can raise anything when it is imported, SystemExit included.
-        except (Exception, SystemExit) as exc:
-            raise WrongSetting(f"{names}: {type(exc).__name__}: {exc}") from exc
-        if not callable(getattr(instance, method, None)):
-            raise WrongSetting(f"{names}, which has no {method}().")
-        instances.append(instance)
-    return instances
+    names = f"{SETTING}[{key!r}] names {path!r}, which"
+    try:
+        found = import_string(path)
+    # A module can raise anything when it is imported, SystemExit included.
+    except (Exception, SystemExit) as exc:
+        message = f"{names} cannot be imported: {type(exc).__name__}: {exc}."
+        hint = "Give the dotted path of a class: module, dot, name."
+        raise WrongSetting(message, "E007", hint) from exc
+    try:
+        # Classes that are combined by & and | have the method only after they were called.
+        is_right = callable(getattr(found(), method))
+    except (TypeError, AttributeError):
+        is_right = False
+    if not is_right:
+        message = f"{names} is not a class that has {method}() and is made without arguments."
+        hint = "Give classes as REST framework has them, each by its dotted path."
+        raise WrongSetting(message, "E008", hint)
+    return found

@@ -1,15 +1,21 @@
-"""Read the question from the query parameters."""
+"""The parameters of a question: one table, and how values become a :class:`Question`.
+
+The query of a request, the options of the command and the arguments of ``get_report()`` are read
+by the same table. The published schema shows it.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 from rest_framework.settings import api_settings
 
-from .conf import PARAMETERS, conf
+from .conf import conf
+from .control.exceptions import CeleryStatsError
 from .control.question import FIELDS, Question
 
 MAX_VALUES = 100  # of one parameter
@@ -17,12 +23,109 @@ MAX_LENGTH = 255  # characters of a value
 MAX_ERRORS = 10  # parameters that one error body names
 MAX_NAME = 64  # characters of an unknown parameter's name in an error body
 
+
+class Parameter(NamedTuple):
+    """A parameter, which may have several values.
+
+    Attributes:
+        attribute: of :class:`Question`, and the argument of ``get_report()``.
+        meaning: a sentence for the schema and for the help of the command.
+        choices: the values that are accepted; empty for any text.
+    """
+
+    attribute: str
+    meaning: str
+    choices: Sequence[str] = ()
+
+
+PARAMETERS: Mapping[str, Parameter] = {
+    "task_id": Parameter("task_ids", "Look these tasks up: they are the ids of `query_task`."),
+    "worker": Parameter("workers", "Ask only these workers, by full name."),
+    "field": Parameter(
+        "fields", "Ask only for these; the others are null and are not asked for.", FIELDS
+    ),
+}
+
 #: Control characters, as part of a regular expression. No worker's name and no task id holds one.
 #: They are refused, because they must reach neither the broker nor a header.
 CONTROL = r"\u0000-\u001f\u007f-\u009f"
 # Lone surrogates are refused as well. The published pattern does not name them, because JavaScript
 # sees a character beyond U+FFFF as a pair of surrogates.
 _REFUSED = re.compile(rf"[{CONTROL}\ud800-\udfff]")
+
+
+class WrongQuestion(CeleryStatsError, ValueError):
+    """A parameter has a value that is not accepted.
+
+    Attributes:
+        errors: parameter to what is wrong. The texts do not repeat the values.
+    """
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        self.errors = errors
+        super().__init__(errors)
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}: {text}" for name, text in self.errors.items())
+
+
+def parse_question(params: QueryDict) -> Question:
+    """Return the question that query parameters ask.
+
+    Raises:
+        ValidationError: ``{"<parameter>": ["<what is wrong>"]}`` for each wrong parameter.
+    """
+    foreign = foreign_parameters()
+    unknown = [name for name in params if name not in PARAMETERS and name not in foreign]
+    override = api_settings.URL_FORMAT_OVERRIDE
+    known = ", ".join([*PARAMETERS, override] if override else PARAMETERS)
+    errors = {_shorten(name): [f"Unknown parameter; known are: {known}."] for name in unknown}
+    try:
+        question = make_question({name: params.getlist(name) for name in PARAMETERS})
+    except WrongQuestion as exc:
+        errors = {**{name: [text] for name, text in exc.errors.items()}, **errors}
+    if errors:
+        raise ValidationError(dict(list(errors.items())[:MAX_ERRORS]))
+    return question
+
+
+def make_question(values: Mapping[str, Sequence[str]]) -> Question:
+    """Return the question for the values of each parameter, without duplicate values.
+
+    Ids and workers keep their order. Fields have the order of ``FIELDS``; without any, all are
+    asked for.
+
+    Raises:
+        WrongQuestion: a value is not accepted.
+    """
+    errors = {name: text for name in PARAMETERS if (text := _mistake(name, values[name]))}
+    if errors:
+        raise WrongQuestion(errors)
+    return Question(
+        fields=tuple(f for f in FIELDS if f in values["field"]) or FIELDS,
+        task_ids=tuple(dict.fromkeys(values["task_id"])),
+        workers=tuple(dict.fromkeys(values["worker"])),
+    )
+
+
+def _mistake(name: str, given: Sequence[str]) -> str:
+    """Return what is wrong with the values of a parameter; empty if nothing is."""
+    if isinstance(given, str) or not all(isinstance(value, str) for value in given):
+        return "Several texts are expected, as in a list."
+    if len(given) > MAX_VALUES:
+        return f"At most {MAX_VALUES} values are allowed."
+    choices = PARAMETERS[name].choices
+    for value in given:
+        if not value:
+            return "A value may not be empty."
+        if len(value) > MAX_LENGTH:
+            return f"A value may have at most {MAX_LENGTH} characters."
+        if _REFUSED.search(value):
+            return "A value may not hold control characters."
+        if choices and value not in choices:
+            several = f" Write several as {name}=active&{name}=stats." if "," in value else ""
+            return f"Unknown {name}; known are: {', '.join(choices)}.{several}"
+    return ""
 
 
 def foreign_parameters() -> set[str]:
@@ -40,60 +143,6 @@ def foreign_parameters() -> set[str]:
             # The attribute of the class instead of the setting, because a subclass may change it.
             names.add(versioning.version_param)
     return names
-
-
-def parse_question(params: QueryDict) -> Question:
-    """Return the question that query parameters ask, without duplicate values.
-
-    Ids and workers keep their order. Fields have the order of ``FIELDS``.
-
-    Raises:
-        ValidationError: ``{"<parameter>": ["<what is wrong>"]}`` for each wrong parameter.
-    """
-    errors: dict[str, list[str]] = {}
-    values: dict[str, tuple[str, ...]] = dict.fromkeys(PARAMETERS, ())
-    foreign = foreign_parameters()
-    for name, given in params.lists():
-        if name in values:
-            try:
-                values[name] = _clean(name, given)
-            except ValueError as error:
-                errors[name] = [str(error)]
-        elif name not in foreign:
-            override = api_settings.URL_FORMAT_OVERRIDE
-            known = ", ".join([*PARAMETERS, override] if override else PARAMETERS)
-            errors[_shorten(name)] = [f"Unknown parameter; known are: {known}."]
-        if len(errors) == MAX_ERRORS:
-            break
-    if errors:
-        raise ValidationError(errors)
-    asked = values["field"]
-    return Question(
-        fields=tuple(field for field in FIELDS if field in asked) if asked else FIELDS,
-        task_ids=values["task_id"],
-        workers=values["worker"],
-    )
-
-
-def _clean(name: str, given: list[str]) -> tuple[str, ...]:
-    """Return the values of one parameter without duplicates.
-
-    Raises:
-        ValueError: a value is refused. The text is for the caller and does not repeat the value.
-    """
-    if len(given) > MAX_VALUES:
-        raise ValueError(f"At most {MAX_VALUES} values are allowed.")
-    for value in given:
-        if not value:
-            raise ValueError("A value may not be empty.")
-        if len(value) > MAX_LENGTH:
-            raise ValueError(f"A value may have at most {MAX_LENGTH} characters.")
-        if _REFUSED.search(value):
-            raise ValueError("A value may not hold control characters.")
-        if name == "field" and value not in FIELDS:
-            several = " Write several as field=active&field=stats." if "," in value else ""
-            raise ValueError(f"Unknown field; known are: {', '.join(FIELDS)}.{several}")
-    return tuple(dict.fromkeys(given))
 
 
 def _shorten(name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,13 +21,47 @@ from .page.fleet import UNAVAILABLE, about, page, refusal
 from .report import Report
 
 
+class ReportResponse(Response):
+    """Sends a report. ``data`` is a copy of its answers, which is made when somebody reads it.
+
+    The callers who share a report share its JSON body as well. Whoever changes ``data`` changes
+    this response alone.
+    """
+
+    _data: Any = None
+
+    def __init__(self, report: Report, headers: Mapping[str, str] | None = None) -> None:
+        self.report = report
+        super().__init__(headers=headers)
+
+    @property
+    def data(self) -> Any:
+        if self._data is None:
+            self._data = json.loads(self.report.json())
+        return self._data
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        self._data = data
+
+    @property
+    def rendered_content(self) -> Any:
+        if self._data is not None or not isinstance(self.accepted_renderer, RENDERERS_OF_REPORTS):
+            return super().rendered_content
+        self._data = self.report  # These renderers take the report itself, so nothing is copied.
+        try:
+            return super().rendered_content
+        finally:
+            self._data = None
+
+
 class ReportJSONRenderer(JSONRenderer):
     """A report as JSON, written once for all the callers who share it."""
 
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> bytes:
-        """Return the data as JSON: a report, an error, or the answer to OPTIONS."""
+        """Return the data as JSON: a report, changed answers, an error, or that to OPTIONS."""
         if isinstance(data, Report):
             return data.json(self.get_indent(accepted_media_type or "", renderer_context or {}))
         return super().render(data, accepted_media_type, renderer_context)
@@ -53,8 +88,8 @@ class PageRenderer(BaseRenderer):
         elif response.exception:
             visitor = renderer_context["view"].visitor_name
             name, context = "message", refusal(data, response.status_code, visitor)
-        elif isinstance(data, Report):
-            name, context = "page", page(data, json_link=json_link(request))
+        elif isinstance(response, ReportResponse):
+            name, context = "page", page(response.report, json_link=json_link(request))
         else:
             name, context = "message", about(data)
         template = get_template(f"celery_stats/{name}.html")
@@ -120,23 +155,14 @@ class OpenMetricsRenderer(BaseRenderer):
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> bytes:
-        """Return the metrics of a report, or an error or the answer to OPTIONS as plain text.
-
-        Plain text has one line for each message, with the name of the parameter before it.
-        """
+        """Return the metrics of a report, or an error or the answer to OPTIONS as plain text."""
         response: Response = renderer_context["response"]
-        if isinstance(data, Report):
+        if isinstance(response, ReportResponse):
             response.headers["Content-Type"] = self.content_type
-            text: bytes = import_string(self.writer)(data)
+            text: bytes = import_string(self.writer)(response.report)
             return text
         response.headers["Content-Type"] = "text/plain; charset=utf-8"
-        said = data.items() if isinstance(data, Mapping) else [("detail", data)]
-        lines = [
-            " ".join(str(message if name == "detail" else f"{name}: {message}").split())
-            for name, messages in said
-            for message in (messages if isinstance(messages, list | tuple) else [messages])
-        ]
-        return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+        return "".join(f"{line}\n" for line in _text_lines(data)).encode("utf-8", "replace")
 
 
 class PrometheusRenderer(OpenMetricsRenderer):
@@ -147,8 +173,23 @@ class PrometheusRenderer(OpenMetricsRenderer):
     writer = "celery_stats.metrics.prometheus"
 
 
+def _text_lines(data: Any, name: str = "detail") -> Iterator[str]:
+    """Yield a line for each text in an error, whatever shape the project's handler gives it."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _text_lines(value, str(key))
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from _text_lines(value, name)
+    else:
+        yield " ".join(str(data if name == "detail" else f"{name}: {data}").split())
+
+
 #: The renderers of the extra ``metrics``; empty if prometheus-client is not installed, so that
 #: REST framework answers 406 for their formats.
 METRICS_RENDERERS: tuple[type[OpenMetricsRenderer], ...] = (
     (OpenMetricsRenderer, PrometheusRenderer) if find_spec("prometheus_client") else ()
 )
+
+#: Those that write a report, and not what ``Response.data`` says of it.
+RENDERERS_OF_REPORTS = (ReportJSONRenderer, PageRenderer, OpenMetricsRenderer)

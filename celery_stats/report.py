@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
-from .conf import Conf
+from .conf import SETTINGS, Conf, conf
 from .control.configuration import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
 from .control.question import CeleryApp, Options, Question
 from .control.snapshot import Snapshot, take_snapshot
 from .masking.answers import mask, safe_error
 from .masking.jsonsafe import jsonsafe
+from .query import WrongQuestion, make_question
 from .sharing import SingleFlight
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,56 +74,97 @@ class ReportOptions(Options):
             timeout: seconds of silence to allow instead of the setting's.
 
         Raises:
-            CeleryStatsError: a setting is wrong; this has been logged.
+            WrongSetting: a setting cannot be used.
+            WrongQuestion: ``timeout`` is no positive number of seconds.
         """
-        try:
-            return cls(
-                # The current app may be another one in the thread that does the work.
-                app=app or conf.celery_app or find_app(None),
-                timeout=conf.timeout if timeout is None else timeout,
-                deadline=conf.deadline,
-                redact=conf.redact,
-                hide_arguments=conf.hide_arguments,
-            )
-        except CeleryStatsError as exc:
-            logger.error("No snapshot: %s", reason(exc))
-            raise
+        setting = SETTINGS["TIMEOUT"]
+        if not (timeout is None or setting.accepts(timeout)):
+            raise WrongQuestion({"timeout": f"Should be {setting.expected}."})
+        return cls(
+            # The current app may be another one in the thread that does the work.
+            app=app or conf.celery_app or find_app(None),
+            timeout=conf.timeout if timeout is None else timeout,
+            deadline=conf.deadline,
+            redact=conf.redact,
+            hide_arguments=conf.hide_arguments,
+        )
 
 
 _single_flight: SingleFlight[Report] = SingleFlight()
 
 
-def reason(exc: BaseException) -> str:
+def reason(exc: CeleryStatsError) -> str:
     """Return an exception's type and message, without the passwords of the broker."""
-    return safe_error(exc, getattr(exc, "urls", ()))
+    return safe_error(exc, exc.urls)
 
 
-def get_report(question: Question, options: ReportOptions) -> Report:
+def get_report(
+    *,
+    fields: Sequence[str] = (),
+    workers: Sequence[str] = (),
+    task_ids: Sequence[str] = (),
+    app: CeleryApp | None = None,
+    timeout: float | None = None,
+) -> Report:
+    """Ask the workers, and return what they answered, masked as the settings say.
+
+    It needs no request, and checks no permission: decide before the call who may see the result.
+    Callers in one process that ask the same at the same time share one report, so nobody may
+    change it. It may be called from a view, a task, a command or a shell, by any thread. It blocks
+    until every worker has answered, for the setting ``TIMEOUT`` if one does not, and for
+    ``DEADLINE`` at most.
+
+    Args:
+        fields: those of the six keys to ask for, ``"active"`` and ``"stats"`` for example; empty:
+            all. Under the others, ``answers`` has None.
+        workers: the full names of the workers to ask; empty: all.
+        task_ids: the tasks to look up. What is known of them stands under ``"query_task"``.
+        app: the Celery app or its dotted path, instead of the setting ``CELERY_APP``.
+        timeout: seconds of silence after which workers are given up, instead of the setting.
+
+    Raises:
+        BrokerUnavailable: the broker cannot be reached, or does not answer.
+        RemoteControlUnsupported: its transport cannot send commands to workers.
+        CeleryAppNotFound: there is no such Celery app.
+        WrongQuestion: an argument is not accepted; it is a ValueError, too.
+        WrongSetting: a setting cannot be used.
+        SnapshotFailed: an unexpected error.
+        CeleryStatsError: the base class of all of these. Nothing else is raised.
+    """
+    question = make_question({"field": fields, "worker": workers, "task_id": task_ids})
+    return share_report(question, ReportOptions.from_conf(conf, app=app, timeout=timeout))
+
+
+def share_report(question: Question, options: ReportOptions) -> Report:
     """Ask the workers, or share the next answer to the same question.
 
     Raises:
-        CeleryStatsError: no snapshot could be taken; the cause has been logged.
+        CeleryStatsError: no snapshot could be taken.
     """
     key = (question, options)
     return _single_flight.get(key, partial(_take, *key), deadline=options.deadline)
 
 
 def _take(question: Question, options: ReportOptions, remaining: float) -> Report:
-    """Take a snapshot and make it fit to be seen. It must depend on its arguments alone."""
+    """Take a snapshot and make it fit to be seen. It must depend on its arguments alone.
+
+    Raises:
+        CeleryStatsError: no snapshot could be taken. Its text is masked, and no exception is
+            chained to it, because the frames of that one hold the URL of the broker.
+    """
+    error: CeleryStatsError
     try:
-        snapshot = take_snapshot(question, options, remaining=remaining)
-        return _fit_to_be_seen(snapshot, options)
+        return _fit_to_be_seen(take_snapshot(question, options, remaining=remaining), options)
     except CeleryStatsError as exc:
-        logger.warning("No snapshot: %s", reason(exc))
-        raise
-    # The boundary: callers get a 503, whatever the error is. A module of the project may raise
-    # SystemExit when it is imported, which would end this thread without a log line.
+        error = type(exc)(reason(exc).removeprefix(f"{type(exc).__name__}: "))
+    # The boundary: callers get a CeleryStatsError, whatever the error is. A module of the project
+    # may raise SystemExit when it is imported, which would end this thread without a word.
     except (Exception, SystemExit) as exc:  # noqa: BLE001
-        # Without exc_info and source lines, because both may hold a broker's URL.
-        stack = traceback.extract_tb(exc.__traceback__)
-        frames = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in stack)
-        logger.error("No snapshot, unexpectedly: %s%s", reason(exc), frames)
-        raise SnapshotFailed(type(exc).__name__) from None
+        frames = [
+            f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(exc.__traceback__)
+        ]
+        error = SnapshotFailed(f"{safe_error(exc)} ({' > '.join(frames)})")
+    raise error
 
 
 def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:

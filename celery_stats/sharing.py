@@ -7,7 +7,6 @@ handshake, a transport without time-outs), its callers are answered in time.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -19,8 +18,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from .control.exceptions import BrokerUnavailable, CeleryStatsError, SnapshotFailed
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -85,18 +82,21 @@ class SingleFlight(Generic[T]):
             run.ends = max(run.ends, time.monotonic() + deadline)
             # Each caller does this, because the run before may have become overdue meanwhile.
             self._start_waiting_runs()
+        error: CeleryStatsError
         try:
             return run.result.result(deadline + GRACE)
         except FutureTimeout:
             with self._lock:
                 if self._waiting.get(key) is run and run.overdue:
                     del self._waiting[key]
-            message = f"no snapshot within {deadline + GRACE:g} s"
-            logger.warning("Gave up waiting: %s", message)
-            raise BrokerUnavailable(message) from None
+                # This caller's run may have become overdue, and no other caller may come.
+                self._start_waiting_runs()
+            error = BrokerUnavailable(f"no snapshot within {deadline + GRACE:g} s")
         except CeleryStatsError as exc:
             # Each caller gets an exception of its own, because raising adds to its traceback.
-            raise copy(exc) from exc
+            error = copy(exc)
+        # Not in the blocks above, which would chain the exception of the run, with its frames.
+        raise error
 
     def _start_waiting_runs(self) -> None:
         """Start the waiting runs that there is room for. The lock is held by the caller."""
@@ -114,10 +114,9 @@ class SingleFlight(Generic[T]):
             try:
                 thread.start()
             except RuntimeError as exc:  # The system has no thread left.
-                logger.error("No snapshot: %s", exc)
                 self._threads -= 1
                 del self._running[key]
-                run.result.set_exception(SnapshotFailed("no thread"))
+                run.result.set_exception(SnapshotFailed(f"no thread: {exc}"))
 
     def _execute(self, key: Hashable, run: _Run[T]) -> None:
         error: CeleryStatsError = SnapshotFailed("interrupted")

@@ -3,47 +3,78 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from inspect import getattr_static
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import TooManyFieldsSent
-from django.http import Http404
+from django.db import connections, transaction
+from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
-from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import (
     AuthenticationFailed,
     NotAcceptable,
     NotAuthenticated,
     ValidationError,
 )
-from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
-from .conf import WrongSetting, conf, make_instances
+from .conf import conf, import_class
 from .control.exceptions import CeleryStatsError
 from .control.question import CeleryApp, Question
 from .exceptions import NoSuchRepresentation, ServiceUnavailable
 from .headers import MISSING_WORKERS, encode_worker_names
-from .masking.answers import safe_error
 from .query import parse_question
-from .renderers import METRICS_RENDERERS, OpenMetricsRenderer, PageRenderer, ReportJSONRenderer
-from .report import ReportOptions, get_report
+from .renderers import (
+    METRICS_RENDERERS,
+    OpenMetricsRenderer,
+    PageRenderer,
+    ReportJSONRenderer,
+    ReportResponse,
+)
+from .report import ReportOptions, reason, share_report
 from .schema import DESCRIPTION, SUMMARY, published
 
 logger = logging.getLogger(__name__)
 
 
+class ClassesOfSetting:
+    """The classes that a setting names, until a subclass or ``as_view()`` sets the attribute.
+
+    It has no ``__set__``, so that Python finds an attribute of the view itself first, and that is
+    where ``as_view()`` puts its arguments.
+    """
+
+    def __init__(self, key: str, method: str) -> None:
+        self.key = key
+        self.method = method
+
+    def __get__(self, view: APIView | None, owner: type[APIView]) -> Sequence[Any]:
+        paths = getattr(conf, self.key.lower())
+        if paths is None:
+            defaults: Sequence[Any] = getattr(api_settings, f"DEFAULT_{self.key}")
+            return defaults
+        return [import_class(self.key, path, self.method) for path in paths]
+
+
 class CeleryStatsView(APIView):
-    """A snapshot of every Celery worker, as JSON, as a page or as metrics."""
+    """A snapshot of every Celery worker, as JSON, as a page or as metrics.
+
+    Class attributes of a subclass and arguments of ``as_view()`` win over the settings.
+    """
 
     # OPTIONS shows these to callers. REST framework would show the class's name and docstring.
     name = SUMMARY
     description = DESCRIPTION
 
+    authentication_classes: Any = ClassesOfSetting("AUTHENTICATION_CLASSES", "authenticate")
+    permission_classes: Any = ClassesOfSetting("PERMISSION_CLASSES", "has_permission")
     renderer_classes = (ReportJSONRenderer, PageRenderer, *METRICS_RENDERERS)
     # No versions, because NamespaceVersioning would take the namespace ``celery_stats`` for one.
     versioning_class = None
@@ -55,22 +86,13 @@ class CeleryStatsView(APIView):
     #: ``request.user``.
     _session_user: Any = None
 
-    #: The error that ``get_authenticators()`` met; ``perform_authentication()`` raises it, because
-    #: REST framework handles no exception of ``get_authenticators()``.
-    _wrong_setting: WrongSetting | None = None
-
-    def get_authenticators(self) -> list[BaseAuthentication]:
-        try:
-            paths = conf.authentication_classes
-            if paths is None:
-                return super().get_authenticators()
-            return make_instances("AUTHENTICATION_CLASSES", paths, "authenticate")
-        except WrongSetting as exc:
-            self._wrong_setting = exc
-            return []
-
-    def get_permissions(self) -> list[BasePermission]:
-        return make_instances("PERMISSION_CLASSES", conf.permission_classes, "has_permission")
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Any:
+        view = super().as_view(**initkwargs)
+        for alias in connections:
+            # With ATOMIC_REQUESTS, a transaction would stay open while the workers are asked.
+            transaction.non_atomic_requests(alias)(view)
+        return view
 
     @property
     def default_response_headers(self) -> dict[str, str]:
@@ -79,6 +101,31 @@ class CeleryStatsView(APIView):
             "Cache-Control": "no-store",
             "Vary": "Accept, Authorization, Cookie",
         }
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        # Without the authenticators. REST framework does not handle errors of this method, such as
+        # that of a wrong setting, and only the negotiation tells whether this is the page.
+        return Request(
+            request,
+            parsers=self.get_parsers(),
+            negotiator=self.get_content_negotiator(),
+            parser_context=self.get_parser_context(request),
+        )
+
+    def perform_authentication(self, request: Request) -> None:
+        self._session_user = getattr(request._request, "user", None)
+        request.authenticators = [*(request.authenticators or ()), *self.get_authenticators()]
+        # Visitors of the page are logged in to the project by a session, which the classes of the
+        # project's API may not read.
+        if self._is_page and self._has_default_authentication:
+            request.authenticators.append(SessionAuthentication())
+        super().perform_authentication(request)
+
+    @property
+    def _has_default_authentication(self) -> bool:
+        """Whether neither the setting nor an attribute names the authentication classes."""
+        attribute = getattr_static(self, "authentication_classes")
+        return isinstance(attribute, ClassesOfSetting) and conf.authentication_classes is None
 
     def finalize_response(
         self, request: Request, response: Response, *args: Any, **kwargs: Any
@@ -105,16 +152,6 @@ class CeleryStatsView(APIView):
         except (Http404, NotAcceptable) as exc:
             raise NoSuchRepresentation(wanted, self.get_renderers()) from exc
 
-    def perform_authentication(self, request: Request) -> None:
-        if self._wrong_setting is not None:
-            raise self._wrong_setting
-        self._session_user = getattr(request._request, "user", None)
-        # Visitors of the page are logged in to the project by a session, which the classes of the
-        # project's API may not read.
-        if self._is_page and conf.authentication_classes is None:
-            request.authenticators = [*(request.authenticators or ()), SessionAuthentication()]
-        super().perform_authentication(request)
-
     @property
     def _is_page(self) -> bool:
         return isinstance(getattr(self.request, "accepted_renderer", None), PageRenderer)
@@ -133,8 +170,9 @@ class CeleryStatsView(APIView):
         if isinstance(exc, TooManyFieldsSent):
             # Django raises this where the query parameters are first read: before ``get()``.
             exc = ValidationError({api_settings.NON_FIELD_ERRORS_KEY: ["Too many parameters."]})
-        if isinstance(exc, WrongSetting):
-            logger.error("No answer: %s", safe_error(exc))
+        elif isinstance(exc, CeleryStatsError):
+            logger.warning("No snapshot: %s", reason(exc))
+            # Not raised from the cause, because exception handlers log what is chained.
             exc = ServiceUnavailable()
         response = super().handle_exception(exc)
         is_unauthenticated = isinstance(exc, (NotAuthenticated, AuthenticationFailed))
@@ -148,12 +186,9 @@ class CeleryStatsView(APIView):
     def get(self, request: Request, **kwargs: Any) -> Response:
         # The keyword arguments are those of the path that the project includes the endpoint under.
         question = self._question(request)
-        try:
-            report = get_report(question, ReportOptions.from_conf(conf, app=self.celery_app))
-        except CeleryStatsError as exc:
-            raise ServiceUnavailable from exc
+        report = share_report(question, ReportOptions.from_conf(conf, app=self.celery_app))
         missing = encode_worker_names(report.missing)
-        return Response(report, headers={MISSING_WORKERS: missing} if missing else None)
+        return ReportResponse(report, headers={MISSING_WORKERS: missing} if missing else None)
 
     def _question(self, request: Request) -> Question:
         """Return what the caller asks, and what the metrics and the page need besides."""

@@ -66,6 +66,12 @@ def make_app(config: dict[str, Any]) -> Celery:
     def flaky(self: Any, *args: Any, **kwargs: Any) -> None:
         raise self.retry()
 
+    @app.task(name="tests.command")
+    def command(*args: str) -> None:
+        from django.core.management import call_command
+
+        call_command("celery_stats", *args)
+
     return app
 
 

@@ -61,7 +61,7 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
         missing, queues = state.get("missing", {}), state.get("queues")
         return Report(answers, missing, now, 0.0123, queues, question)
 
-    views.get_report = recorded
+    views.share_report = recorded
     application = StaticFilesHandler(mounted(get_wsgi_application(), prefix))
     with make_server("127.0.0.1", int(port), application, handler_class=QuietHandler) as server:
         server.serve_forever()

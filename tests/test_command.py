@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -25,17 +24,22 @@ import pytest
 from django.core.management import BaseCommand, CommandError, call_command
 from rest_framework.test import APIClient
 
-from celery_stats import report
 from celery_stats.control.question import FIELDS
+from celery_stats.management.commands import celery_stats
 from celery_stats.management.commands.celery_stats import Command
 from celery_stats.report import Report
 from tests.answers import ANSWERS, NOW
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
+from tests.mailbox import Mailbox
 from tests.network import silent_port
 from tests.processes import ROOT, Forked, free_port, wait_until
 
 PASSWORD = "hunter2"
 CLOCK = r"\d\d:\d\d:\d\d"
+FORGET = (
+    "If the process of two@t is gone and not only frozen: "
+    "python manage.py celery_stats --forget two@t"
+)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -212,14 +216,14 @@ class TestExitStatus:
 
     def test_no_worker__1(self, make_broker: MakeBroker) -> None:
         done = run(make_broker(), "--field", "stats")
-        assert (done.returncode, done.stderr) == (1, b"")
+        assert (done.returncode, done.stderr) == (1, b"CommandError: No worker answered.\n")
         assert re.fullmatch(rf"No worker answered at {CLOCK}\.\n", done.stdout.decode())
 
     def test_no_worker_and_a_backlog__1_and_the_queue(self, make_broker: MakeBroker) -> None:
         broker = make_broker()
         broker.send()
         done = run(broker)
-        assert (done.returncode, done.stderr) == (1, b"")
+        assert (done.returncode, done.stderr) == (1, b"CommandError: No worker answered.\n")
         queue = f"{broker.namespace}.tasks"
         assert done.stdout.decode().splitlines()[1:] == [
             "",
@@ -237,28 +241,11 @@ class TestExitStatus:
         assert done.stdout.decode().splitlines()[1] == "two@t did not answer anything."
         done = run(broker, "--timeout", "0.5", "--json")
         assert done.returncode == 1
-        assert done.stderr.startswith(
-            b"two@t did not answer anything.\nIf the process of two@t is gone"
-        )
+        assert done.stderr.decode().splitlines() == [
+            FORGET,
+            "CommandError: 1 worker did not answer everything: two@t.",
+        ]
         assert list(json.loads(done.stdout)["stats"]) == ["one@t"]
-
-    @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
-    @pytest.mark.parametrize("options", [{}, {"global_keyprefix": "shop's:"}])
-    def test_killed_worker__how_to_forget_it(
-        self, make_broker: MakeBroker, options: dict[str, str]
-    ) -> None:
-        broker = make_broker(broker_transport_options=options)
-        _one, two = broker.fleet("one@t", "two@t")
-        two.kill()
-        done = run(broker, "--timeout", "0.5")
-        assert done.stdout.decode().splitlines()[1] == "two@t did not answer anything."
-        words, command = done.stderr.decode().splitlines()
-        assert words == (
-            "If the process of two@t is gone and not only frozen, this command removes its name:"
-        )
-        assert subprocess.check_output(["sh", "-c", command]).strip() == b"1"
-        done = run(broker)
-        assert (done.returncode, done.stderr) == (0, b"")
 
     def test_unknown_worker__1_and_named(self, fleet: Broker) -> None:
         done = run(fleet, "--worker", "one@fleet", "--worker", "nobody@t", "--field", "stats")
@@ -299,9 +286,9 @@ class TestExitStatus:
     def test_unforeseen__2_and_where(self, make_broker: MakeBroker) -> None:
         done = run(make_broker(broker_connection_timeout="soon"))
         assert (done.returncode, done.stdout) == (2, b"")
-        *log, line = done.stderr.decode().splitlines()
-        assert line == "CommandError: No snapshot: SnapshotFailed: TypeError"
-        assert log[0].startswith("No snapshot, unexpectedly: TypeError")
+        (line,) = done.stderr.decode().splitlines()
+        assert line.startswith("CommandError: No snapshot: SnapshotFailed: TypeError: ")
+        assert re.search(r" \(report\.py:\d+ > snapshot\.py:\d+ > .*\)$", line)
 
     def test_url_that_is_wrong__2_and_the_reason(self, make_broker: MakeBroker) -> None:
         done = run(make_broker(broker_url="redis://127.0.0.1:1/no-number"))
@@ -326,9 +313,9 @@ class TestExitStatus:
         ("args", "complaint"),
         [
             (["--field", "colour"], "invalid choice: 'colour'"),
-            (["--timeout", "0"], "must be more than 0"),
-            (["--timeout", "nan"], "must be more than 0"),
-            (["--timeout", "soon"], "invalid seconds value: 'soon'"),
+            (["--timeout", "0"], "--timeout: Should be a positive number of seconds."),
+            (["--timeout", "nan"], "--timeout: Should be a positive number of seconds."),
+            (["--timeout", "soon"], "invalid float value: 'soon'"),
             (["--watch", "0.4"], "must be at least 0.5"),
         ],
     )
@@ -363,9 +350,25 @@ def test_timeout__instead_of_the_setting(make_broker: MakeBroker, use: Use, sett
     broker = use(make_broker())
     broker.fleet("one@t")[0].freeze()
     started = time.monotonic()
-    with pytest.raises(SystemExit):
+    with pytest.raises(CommandError, match=r"did not answer everything: one@t\.") as raised:
         call_command("celery_stats", timeout=0.2, stdout=StringIO())
+    assert raised.value.returncode == 1
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent"])
+def test_called_in_a_task__the_task_fails_and_the_pool_lives(
+    make_broker: MakeBroker, pool: str
+) -> None:
+    broker = make_broker(result_backend="rpc://")
+    broker.fleet("one@t", pool=pool, with_app=True)
+    for name, message in (("a", "a."), ("b", "b.")):
+        args = ["--worker", name, "--timeout", "0.2"]
+        error = broker.app.send_task("tests.command", args).get(timeout=20, propagate=False)
+        assert type(error).__name__ == "CommandError"
+        assert str(error) == f"1 worker did not answer everything: {message}"
+    if pool != "solo":  # A solo worker does not answer while it runs the task.
+        assert broker.app.send_task("tests.command", ["--field", "stats"]).get(timeout=20) is None
 
 
 @on_redis
@@ -464,7 +467,22 @@ class TestOnATerminal:
         assert not ANSI.search(run_in_terminal(broker, NO_COLOR="1"))
 
     def test_json__ends_the_line(self, make_broker: MakeBroker) -> None:
-        assert run_in_terminal(make_broker(), "--json").endswith("}\n")
+        shown = run_in_terminal(make_broker(), "--json", NO_COLOR="1")
+        assert shown.endswith('"stats":null}\nCommandError: No worker answered.\n')
+
+    def test_json__nothing_that_a_terminal_obeys(self, make_broker: MakeBroker) -> None:
+        broker = make_broker()
+        sent = "\x9b31mred\u202eé\U000e0041"
+
+        def answer(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            body = [sent] if command["method"] == "revoked" else {"ok": "pong"}
+            mailbox.reply(command, {mailbox.name: body})
+
+        with Mailbox(broker, "one@t", answer):
+            shown = run_in_terminal(broker, "--json", "--field", "revoked")
+        text = shown.splitlines()[0]
+        assert r'["\u009b31mred\u202eé\udb40\udc41"]' in text
+        assert json.loads(text)["revoked"] == {"one@t": [sent]}
 
 
 class TestInAPipe:
@@ -538,15 +556,17 @@ class TestWatch:
                 terminal.shows("one@t did not answer anything.")
                 status, last = terminal.interrupt()
                 assert status == 1
-                assert re.fullmatch(
-                    r"\^C\nIf the process of one@t is gone .*:\nredis-cli .*\n", last
+                assert ANSI.sub("", last) == (
+                    f"^C\n{FORGET.replace('two', 'one')}\n"
+                    "CommandError: 1 worker did not answer everything: one@t.\n"
                 )
         finally:
             redis.stop()
 
     def test_ctrl_c_while_asking__the_status_of_the_last_snapshot(
-        self, monkeypatch: pytest.MonkeyPatch
+        self, make_broker: MakeBroker, use: Use, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        use(make_broker())
         taken = [Report(ANSWERS, {"b@h": ("stats",)}, NOW, 0.01), Report(ANSWERS, {}, NOW, 0.01)]
 
         def get_report(*args: Any) -> Report:
@@ -554,7 +574,7 @@ class TestWatch:
                 raise KeyboardInterrupt
             return taken.pop(0)
 
-        monkeypatch.setattr(report, "get_report", get_report)
+        monkeypatch.setattr(celery_stats, "share_report", get_report)
         stream = StringIO()
         call_command("celery_stats", watch=0.01, stdout=stream)
         assert stream.getvalue().count("1 worker answered in 10 ms") == 2
@@ -576,7 +596,10 @@ class TestWatch:
         broker = make_broker(broker_url=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")
         with Terminal(broker, "--watch") as terminal:
             terminal.shows("No snapshot")
-            assert terminal.interrupt() == (2, "^C\n")
+            status, last = terminal.interrupt()
+            assert status == 2
+            error = r"\^C\nCommandError: No snapshot: BrokerUnavailable: .*\n"
+            assert re.fullmatch(error, ANSI.sub("", last))
             assert PASSWORD not in terminal.seen
 
     @on_redis

@@ -1,85 +1,144 @@
-"""The lines that remove what killed processes leave in Redis.
-
-test_command.py runs the one for a killed worker against a real Redis.
-"""
+"""``--forget``: what killed workers leave in the broker, removed by the channel itself."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from django.core.management import CommandError, call_command
 
-from celery_stats.management.forget import forget_lines
-from tests.brokers import RedisServer
+from celery_stats.management import forget as module
+from celery_stats.management.forget import forgettable
+from celery_stats.report import Report
+from tests.answers import ANSWERS, NOW
+from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.projects import Recipe
 
-ENTRY = (
-    "SREM _kombu.binding.celery.pidbox "
-    '"'
-    r"""$(printf '\006\026\006\026%s' a@h.celery.pidbox)"""
-    '"'
-)
+
+def forget(name: str) -> str:
+    """Run the command; return what it says."""
+    stream = StringIO()
+    try:
+        call_command("celery_stats", forget=name, timeout=0.5, stdout=stream, no_color=True)
+    except CommandError as exc:
+        return f"{exc.returncode}: {exc}"
+    return stream.getvalue()
 
 
-def lines(url: str, worker: str = "a@h", **config: Any) -> tuple[str, ...]:
-    app = Celery(broker=url, set_as_current=False)
-    app.conf.update(config)
-    return forget_lines(app, worker)
+def missing(broker: Broker) -> list[str]:
+    """Return who is missing, as the command says."""
+    with pytest.raises(CommandError) as raised:
+        call_command("celery_stats", timeout=0.5, stdout=StringIO(), stderr=StringIO())
+    return str(raised.value).removesuffix(".").partition(": ")[2].split(", ")
+
+
+@pytest.fixture
+def socket_redis(tmp_path: Path) -> Any:
+    """A Redis with a socket, and a user of its own besides the one without a name."""
+    server = RedisServer(
+        *("--unixsocket", str(tmp_path / "redis.sock")),
+        *("--user", "shop", "on", ">hunter2", "~*", "&*", "+@all"),
+    )
+    yield server
+    server.stop()
+
+
+def killed(broker: Broker) -> None:
+    _one, two = broker.fleet("one@t", "two@t")
+    two.kill()
+    assert missing(broker) == ["two@t"]
 
 
 @pytest.mark.parametrize(
-    ("url", "command"),
+    ("kind", "options"),
     [
-        ("redis://localhost", "redis-cli -n 0 -h localhost -p 6379"),
-        ("redis://:hunter2@broker:6380/3", "redis-cli -n 3 -h broker -p 6380"),
-        ("rediss://broker/0", "redis-cli -n 0 -h broker -p 6379 --tls"),
-        # Only the sentinels know the current address.
-        ("sentinel://one:26379/2;sentinel://two:26379/2", "redis-cli -n 2"),
+        ("redis", {}),
+        ("redis", {"global_keyprefix": "shop's:"}),
+        # Celery's recipe for priorities.
+        ("redis", {"priority_steps": [0, 5], "sep": ":", "queue_order_strategy": "priority"}),
+        ("filesystem", None),
     ],
 )
-def test_forget_lines__to_the_database_without_the_password(url: str, command: str) -> None:
-    _sentence, line = lines(url)
-    assert line == f"{command} {ENTRY}"
+def test_killed_worker__removed_and_not_missing_any_more(
+    make_broker: MakeBroker, use: Use, kind: str, options: Any
+) -> None:
+    config = {} if options is None else {"broker_transport_options": options}
+    killed(use(make_broker(kind, **config)))
+    assert forget("two@t") == "two@t is forgotten.\n"
+    call_command("celery_stats", timeout=0.5, stdout=StringIO())
+    assert forget("two@t") == "1: Not forgotten: the broker keeps no list that has two@t in it."
 
 
 @pytest.mark.parametrize(
-    ("url", "hint"),
+    "address",
+    ["redis+socket://{socket}?virtual_host=3", "redis://shop:hunter2@127.0.0.1:{port}/3"],
+)
+def test_killed_worker__through_a_socket_or_as_a_user_of_redis(
+    make_broker: MakeBroker, use: Use, socket_redis: RedisServer, tmp_path: Path, address: str
+) -> None:
+    url = address.format(socket=tmp_path / "redis.sock", port=socket_redis.port)
+    killed(use(make_broker(broker_url=url)))
+    assert forget("two@t") == "two@t is forgotten.\n"
+
+
+def test_worker_that_answers__its_name_stays(make_broker: MakeBroker, use: Use) -> None:
+    use(make_broker("redis", "one@t"))
+    assert forget("one@t") == "1: Not forgotten: one@t answers."
+    call_command("celery_stats", stdout=StringIO())
+
+
+def test_rabbitmq__keeps_no_list(make_broker: MakeBroker, use: Use) -> None:
+    use(make_broker("amqp"))
+    assert forget("a@h") == "1: Not forgotten: the broker keeps no list that has a@h in it."
+
+
+def test_name_that_no_worker_has__2(make_broker: MakeBroker, use: Use) -> None:
+    use(make_broker())
+    assert forget("a\n@h") == "2: --worker: A value may not hold control characters."
+
+
+REPORT = Report(ANSWERS, {"gone@h": ("stats",), "part@h": ("active",)}, NOW, 0.01)
+REPORT = replace(REPORT, question=replace(REPORT.question, fields=("stats",)))
+
+
+def client(url: str) -> Celery:
+    return Celery(broker=url, set_as_current=False)
+
+
+def test_forgettable__workers_without_any_answer() -> None:
+    assert forgettable(REPORT, client("redis://localhost")) == ["gone@h"]
+
+
+@pytest.mark.parametrize(
+    ("report", "url"),
     [
-        ("redis://localhost", ""),
+        (replace(REPORT, unreadable=1), "redis://localhost"),
         (
-            "redis://:hunter2@localhost",
-            " (put REDISCLI_AUTH=PASSWORD before it, because the broker's URL has a password)",
+            replace(REPORT, question=replace(REPORT.question, workers=("gone@h",))),
+            "redis://localhost",
         ),
+        (REPORT, "amqp://localhost"),
     ],
+    ids=["a reply could not be read", "asked by name", "rabbitmq"],
 )
-def test_forget_lines__the_condition_and_where_the_password_goes(url: str, hint: str) -> None:
-    sentence, _line = lines(url)
-    assert sentence == (
-        f"If the process of a@h is gone and not only frozen, this command removes its name{hint}:"
+def test_forgettable__nobody(report: Report, url: str) -> None:
+    assert forgettable(report, client(url)) == []
+
+
+def test_reply_that_could_not_be_read__its_name_stays(
+    make_broker: MakeBroker, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(make_broker())
+    monkeypatch.setattr(module, "share_report", lambda *args: replace(REPORT, unreadable=1))
+    assert forget("gone@h") == (
+        "1: Not forgotten: a reply could not be read, and it may be that of gone@h."
     )
-
-
-def test_forget_lines__key_prefix_and_exchange() -> None:
-    _sentence, line = lines(
-        "redis://localhost",
-        "it's@h",
-        control_exchange="shop",
-        broker_transport_options={"global_keyprefix": "my shop:"},
-    )
-    assert line == (
-        "redis-cli -n 0 -h localhost -p 6379 SREM 'my shop:_kombu.binding.shop.pidbox' "
-        '"'
-        r"""$(printf '\006\026\006\026%s' 'it'"'"'s@h.shop.pidbox')"""
-        '"'
-    )
-
-
-def test_forget_lines__none_on_rabbitmq_or_for_an_odd_name() -> None:
-    assert lines("amqp://localhost") == ()
-    assert lines("redis://localhost", "a\n@h") == ()
 
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")

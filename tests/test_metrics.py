@@ -281,7 +281,7 @@ class TestNegotiation:
     def recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Answer requests with a report of one worker, without asking any."""
         report = make_report({"one@h": replies("one@h")})
-        monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+        monkeypatch.setattr(views, "share_report", lambda *args, **kwargs: report)
 
     @pytest.mark.parametrize(
         ("query", "accept", "content_type"),
@@ -361,7 +361,7 @@ class TestAsking:
             questions.append(question)
             raise BrokerUnavailable
 
-        monkeypatch.setattr(views, "get_report", noted)
+        monkeypatch.setattr(views, "share_report", noted)
         return questions
 
     def test_scrapers__the_same_question_without_query_task(
@@ -445,7 +445,7 @@ from celery_stats import views
 from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 report = Report(dict.fromkeys(FIELDS), {}, datetime.now(timezone.utc), 0.1)
-views.get_report = lambda *args, **kwargs: report
+views.share_report = lambda *args, **kwargs: report
 user = SimpleNamespace(is_authenticated=True, is_active=True, is_staff=True)
 for query, accept in (
     ("?format=openmetrics", "*/*"),

@@ -75,7 +75,7 @@ def show(browser_client: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         given = {"missing": {}, "taken_at": NOW, "elapsed": 0.0123, **options}
         report = Report({**EMPTY, **answer}, **given)
         monkeypatch.setattr(
-            views, "get_report", lambda question, options: replace(report, question=question)
+            views, "share_report", lambda question, options: replace(report, question=question)
         )
         response = browser_client.get(f"{URL}{query}")
         assert response.status_code == 200
@@ -530,7 +530,7 @@ def test_broker_unavailable__page_says_so(
     def down(*args: Any, **kwargs: Any) -> Report:
         raise BrokerUnavailable("redis://:secret@broker")
 
-    monkeypatch.setattr(views, "get_report", down)
+    monkeypatch.setattr(views, "share_report", down)
     response = browser_client.get(URL)
     assert response.status_code == 503
     assert response["Retry-After"]

@@ -225,7 +225,7 @@ class TestPage:
 
         def show(queues: dict[str, int] | None) -> str:
             report = Report(dict.fromkeys(FIELDS), {}, datetime.now(timezone.utc), 0.1, queues)
-            monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+            monkeypatch.setattr(views, "share_report", lambda *args, **kwargs: report)
             response = api.get(f"{URL}?format=html")
             assert response.status_code == 200
             return " ".join(response.content.decode().split())

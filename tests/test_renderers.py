@@ -15,7 +15,7 @@ from rest_framework.test import APIClient, force_authenticate
 from celery_stats import views
 from celery_stats.conf import conf
 from celery_stats.control.question import Question
-from celery_stats.report import Report, ReportOptions, get_report
+from celery_stats.report import Report, ReportOptions, share_report
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
 from tests.brokers import Broker
@@ -27,8 +27,8 @@ class TestSharedBody:
     @pytest.fixture
     def shared(self, fleet: Broker, monkeypatch: pytest.MonkeyPatch) -> Report:
         """The report of two workers, which all callers share."""
-        report = get_report(Question(), ReportOptions.from_conf(conf, app=fleet.app))
-        monkeypatch.setattr(views, "get_report", lambda *args, **kwargs: report)
+        report = share_report(Question(), ReportOptions.from_conf(conf, app=fleet.app))
+        monkeypatch.setattr(views, "share_report", lambda *args, **kwargs: report)
         return report
 
     def test_callers_who_share__rendered_once(
@@ -69,7 +69,7 @@ class TestSharedBody:
 
         class Names(CeleryStatsView):
             def get(self, request: Request, **kwargs: Any) -> Response:
-                return Response(sorted(super().get(request).data.answers["stats"]))
+                return Response(sorted(super().get(request).data["stats"]))
 
         request = rf.get(URL)
         force_authenticate(request, support_user)

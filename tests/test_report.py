@@ -217,6 +217,6 @@ class TestOptions:
 
         monkeypatch.setattr(report._single_flight, "get", get)
         options = ReportOptions("tests.celery_app:app", 1.0, 2.0, redact=False)
-        report.get_report(Question(), options)
+        report.share_report(Question(), options)
         key = (Question(), options)
         assert asked == [(key, report._take, key, {}, 2.0)]

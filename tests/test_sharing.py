@@ -211,7 +211,9 @@ class TestErrors:
         raised = [future.exception() for future in (first, *later)]
         assert all(type(e) is BrokerUnavailable and e.args == ("it is gone",) for e in raised)
         assert len({id(e) for e in raised}) == len(raised)
-        assert all(e is not None and e.__cause__ is error for e in raised)
+        assert error not in raised
+        # The frames of what would be chained hold the broker's URL.
+        assert all(e.__cause__ is None and e.__context__ is None for e in raised if e is not None)
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(3), ZeroDivisionError()])
@@ -254,7 +256,6 @@ class TestHanging:
         shared: SingleFlight[int],
         work: Work,
         callers: ThreadPoolExecutor,
-        caplog: pytest.LogCaptureFixture,
     ) -> None:
         def timed() -> tuple[BaseException | None, float]:
             began = time.monotonic()
@@ -270,28 +271,26 @@ class TestHanging:
         for future in (first, callers.submit(timed)):
             error, seconds = future.result()
             assert isinstance(error, BrokerUnavailable)
+            assert str(error) == "no snapshot within 0.7 s"
             assert seconds < 0.2 + 1
-        assert "no snapshot within 0.7 s" in caplog.text
         # The first is still at it; whoever comes now does not wait for it.
         later = callers.submit(shared.get, "key", work, deadline=10)
         work.wait_for_run(2)
-        work.end(2)
-        assert later.result() in (1, 2)
+        work.end(3)
+        assert later.result() in (1, 2, 3)
 
-    def test_caller_after_the_run_is_overdue__starts_the_one_that_waits(
+    def test_run_is_overdue_and_nobody_else_comes__the_waiting_caller_is_answered(
         self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
     ) -> None:
-        """All who wait for it are answered, the one before included who came too early."""
         hanging = callers.submit(shared.get, "key", work, deadline=0.1)
         work.wait_for_run(1)
-        early = callers.submit(shared.get, "key", work, deadline=20)
+        waits = callers.submit(shared.get, "key", work, deadline=20)
         wait_until(lambda: waiting(shared))
         assert isinstance(hanging.exception(), BrokerUnavailable)
-        late = callers.submit(shared.get, "key", work, deadline=20)
         work.wait_for_run(2)
+        assert 15 < work.remaining[1] <= 20
         work.end(2)
-        assert early.result(10) == late.result(10)
-        assert 19 < work.remaining[1] <= 20
+        assert waits.result(10) in (1, 2)
 
     def test_overdue_run_ends_late__leaves_its_successor_in_peace(
         self, shared: SingleFlight[int], callers: ThreadPoolExecutor

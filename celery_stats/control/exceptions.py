@@ -26,4 +26,4 @@ class CeleryAppNotFound(CeleryStatsError):
 
 
 class SnapshotFailed(CeleryStatsError):
-    """An unexpected error; it has been logged where it was caught."""
+    """An unexpected error. The text names it, and the lines of code that led to it."""

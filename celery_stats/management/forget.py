@@ -1,46 +1,79 @@
-"""The shell command that removes a killed worker from the broker's list of mailboxes."""
+"""Removes a worker that was killed from the broker's list of mailboxes.
+
+RabbitMQ does this by itself. Redis and the file system keep the name until a worker of the same
+name stops cleanly.
+"""
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
-#: Control characters with which kombu separates the parts of an entry of its binding table.
-SEPARATORS = r"\006\026\006\026"
+from celery_stats.control.configuration import configured_connection, find_app
+from celery_stats.control.connection import ControlConnection
+from celery_stats.control.exceptions import CeleryStatsError
+from celery_stats.control.question import Question
+from celery_stats.query import make_question
+from celery_stats.report import Report, ReportOptions, share_report
 
 
-def forget_lines(app: Any, worker: str) -> tuple[str, ...]:
-    """Return a sentence and the shell command that removes a worker's mailbox from Redis.
+class NotForgotten(CeleryStatsError):
+    """The worker's name was left in the broker's list, for the reason in the text."""
 
-    The password of the connection is not part of the command, because terminals and logs keep what
-    is printed. ``redis-cli`` reads it from ``REDISCLI_AUTH``, and the sentence says so.
+
+def forgettable(report: Report, app: Any) -> list[str]:
+    """Return the workers of a report that the broker may go on listing although they are gone."""
+    silent = [name for name, fields in report.missing.items() if fields == report.question.fields]
+    # A worker that was asked for by name need not be in the list. A reply that could not be read
+    # may be that of any missing worker.
+    if not silent or report.question.workers or report.unreadable:
+        return []
+    return [] if configured_connection(app).transport.driver_type == "amqp" else silent
+
+
+def forget(worker: str, options: ReportOptions) -> None:
+    """Remove a worker's mailbox from the broker's list, if the worker does not answer.
+
+    Args:
+        worker: its full name.
+        options: whose workers to ask, and the time-outs.
+
+    Raises:
+        NotForgotten: the worker answers, or it is not in a list that can be changed.
+        CeleryStatsError: the broker cannot be asked.
+    """
+    question: Question = make_question(
+        {"worker": [worker], "task_id": [], "field": ["query_task"]}
+    )
+    report = share_report(question, options)
+    if worker not in report.missing:
+        raise NotForgotten(f"{worker} answers")
+    if report.unreadable:
+        raise NotForgotten(f"a reply could not be read, and it may be that of {worker}")
+    connection = ControlConnection(find_app(options.app), options.deadline)
+    try:
+        if not _remove(connection, worker):
+            raise NotForgotten(f"the broker keeps no list that has {worker} in it")
+    finally:
+        connection.close()
+
+
+def _remove(connection: ControlConnection, worker: str) -> bool:
+    """Remove a worker's mailbox through the channel, which knows prefix, separator and database.
 
     Returns:
-        tuple[str, ...]: two lines; none if the broker is not Redis, because RabbitMQ forgets
-        killed workers by itself, or if the name holds characters that a terminal does not show.
+        bool: whether it was listed, and is not any more.
     """
-    connection = app.connection_for_write()
-    if connection.transport.driver_type != "redis" or not worker.isprintable():
-        return ()
-    options = app.conf.broker_transport_options or {}
-    exchange = f"{app.conf.control_exchange}.pidbox"
-    key = f"{options.get('global_keyprefix', '')}_kombu.binding.{exchange}"
-    database = str(connection.virtual_host or "").strip("/") or "0"
-    command = ["redis-cli", "-n", database]
-    # Sentinels tell the address of the master, and a socket is not a host.
-    if connection.transport_cls in ("redis", "rediss"):
-        command += ["-h", connection.hostname or "localhost"]
-        command += ["-p", str(connection.port or connection.transport.default_port)]
-    if connection.transport_cls == "rediss":
-        command += ["--tls"]
-    entry = f"\"$(printf '{SEPARATORS}%s' {shlex.quote(f'{worker}.{exchange}')})\""
-    password = (
-        " (put REDISCLI_AUTH=PASSWORD before it, because the broker's URL has a password)"
-        if connection.password
-        else ""
-    )
-    return (
-        f"If the process of {worker} is gone and not only frozen, this command removes its name"
-        f"{password}:",
-        f"{shlex.join([*command, 'SREM', key])} {entry}",
-    )
+    exchange = connection.mailbox.exchange.name
+    queue = f"{worker}.{exchange}"
+
+    def listed() -> list[tuple[str, ...]]:
+        return [row for row in connection.channel.get_table(exchange) if row[-1] == queue]
+
+    if not connection.is_virtual:
+        return False
+    with connection.guarded():
+        rows = listed()
+        for routing_key, pattern, _queue in rows:
+            # kombu's virtual channels remove a binding by this method alone.
+            connection.channel._delete(queue, exchange, routing_key, pattern)
+        return bool(rows) and not listed()
