@@ -81,8 +81,7 @@ class PageRenderer(BaseRenderer):
         request: Request = renderer_context["request"]
         response: Response = renderer_context["response"]
         urls = files()
-        policy = content_security_policy(urls["page_css"])
-        response.headers.setdefault("Content-Security-Policy", policy)
+        protect(response, urls["page_css"])
         if response.status_code == 503:
             name, context = "page", {**UNAVAILABLE, "json_link": json_link(request)}
         elif response.exception:
@@ -123,17 +122,40 @@ def json_link(request: Request) -> str:
     return f"?{query.urlencode()}"
 
 
+def protect(response: Response, static_url: str) -> None:
+    """Send the headers of the page, unless the project sends its own.
+
+    Args:
+        response: it may have headers of the project, by a decorator of the view, for example.
+        static_url: the URL of one of the app's static files.
+    """
+    if not response.headers.get("Content-Security-Policy") and not has_own_policy():
+        response.headers["Content-Security-Policy"] = content_security_policy(static_url)
+    # The value that Django's XFrameOptionsMiddleware sends, for projects that do not have it.
+    if not getattr(response, "xframe_options_exempt", False):
+        response.headers.setdefault("X-Frame-Options", settings.X_FRAME_OPTIONS.upper())
+
+
+def has_own_policy() -> bool:
+    """Whether a middleware sends the project's policy, unless the response has one already."""
+    django_6 = "django.middleware.csp.ContentSecurityPolicyMiddleware" in settings.MIDDLEWARE
+    is_set_for_django_6 = django_6 and bool(getattr(settings, "SECURE_CSP", None))
+    return is_set_for_django_6 or "csp.middleware.CSPMiddleware" in settings.MIDDLEWARE
+
+
 def content_security_policy(static_url: str) -> str:
     """Return a policy under which nothing runs, loads or is sent but the app's own files.
 
-    It is a second protection against names with HTML in them, besides escaping. If ``static_url``,
-    which is that of one of these files, names a host, this host is allowed for them.
+    It is a second protection against names with HTML in them, besides escaping. If ``static_url``
+    names a host, this host is allowed for the files. The policy has only directives that are
+    known to middlewares which merge it with the project's. X-Frame-Options stands for
+    ``frame-ancestors``. ``base-uri`` is left out, because the page has no base element.
     """
     url = urlsplit(static_url)
     origins = f"'self' {url.scheme or 'https'}://{url.netloc}" if url.netloc else "'self'"
     return (
         f"default-src 'none'; script-src {origins}; style-src {origins}; img-src {origins}; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; form-action 'self'"
     )
 
 

@@ -14,13 +14,14 @@ from django.core.management import find_commands, get_commands
 
 from benchmarks.presence import SITUATIONS
 from celery_stats import query, renderers, sharing, worker
-from celery_stats.conf import DEFAULTS, PARAMETERS
+from celery_stats.conf import DEFAULTS
 from celery_stats.control import broker, limits
 from celery_stats.control.presence import Presence, amqp
 from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.page import fleet as page
 from celery_stats.page import tasks
+from celery_stats.query import PARAMETERS
 from tests.processes import ROOT
 
 PATHS = [
