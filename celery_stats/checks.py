@@ -15,7 +15,7 @@ from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
+from django.urls import Resolver404, resolve
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import AllowAny, IsAuthenticatedOrReadOnly
 from rest_framework.settings import api_settings
@@ -46,15 +46,17 @@ def check_urls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[C
     """Return a warning if requests to the endpoint's path reach another view."""
     if not getattr(settings, "ROOT_URLCONF", None):  # As in a project that has only workers.
         return []
-    try:
-        # resolve() expects a path without the prefix, which FORCE_SCRIPT_NAME sets.
-        path = "/" + reverse("celery_stats:snapshot").removeprefix(get_script_prefix())
-        view = resolve(path).func
-    except (NoReverseMatch, Resolver404):
-        return []
-    # Imported here, because a project without the URL does not need it.
+    # Imported here, because a project without the URL does not need them.
+    from .schema import endpoint_path
     from .views import CeleryStatsView
 
+    path = endpoint_path()
+    try:
+        view = resolve(path).func if path else None
+    except Resolver404:
+        return []
+    if view is None:
+        return []
     if issubclass(getattr(view, "cls", object), CeleryStatsView):
         return []
     return [

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from django.urls import NoReverseMatch, get_script_prefix, reverse
 from django.utils.functional import SimpleLazyObject
 from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema
@@ -27,10 +28,10 @@ from drf_spectacular.utils import (
 )
 from rest_framework import serializers
 from rest_framework.settings import api_settings
+from rest_framework.views import exception_handler
 
-from .control.question import FIELDS
 from .headers import MAX_NAME_BYTES, MISSING_WORKERS
-from .query import CONTROL, MAX_LENGTH, MAX_VALUES
+from .query import CONTROL, MAX_LENGTH, MAX_VALUES, PARAMETERS
 
 Schema = dict[str, Any]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -40,6 +41,7 @@ HTML = "text/html"
 TEXT = "text/plain"
 METRICS = ("application/openmetrics-text; version=1.0.0", "text/plain; version=0.0.4")
 
+OPERATION_ID = "celery_stats_retrieve"
 SUMMARY = "Get Celery worker statistics"
 DESCRIPTION = (
     "A snapshot of every Celery worker reachable through the broker, as the workers "
@@ -78,6 +80,8 @@ class CeleryStatsResponseExtension(OpenApiSerializerExtension):  # type: ignore[
     def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> Schema:
         schemas = _in_terms_of(spectacular_settings.OAS_VERSION, read_document()["schemas"])
         response: Schema = schemas.pop(CeleryStatsResponse.__name__)
+        if not has_known_errors():
+            del schemas["CeleryStatsError"], schemas["CeleryStatsQueryError"]
         for name, schema in schemas.items():
             auto_schema.registry.register_on_missing(
                 # drf-spectacular compares the object where two components have one name.
@@ -119,15 +123,6 @@ def _examples() -> list[OpenApiExample]:
     return [OpenApiExample(name, value=value, media_type=JSON) for name, value in examples]
 
 
-def _parameter(name: str, description: str, items: Schema) -> OpenApiParameter:
-    return OpenApiParameter(
-        name,
-        type={"type": "array", "items": items, "maxItems": MAX_VALUES},
-        explode=True,
-        description=description,
-    )
-
-
 def _header(name: str, statuses: list[int], schema: Schema, description: str) -> OpenApiParameter:
     return OpenApiParameter(
         name,
@@ -149,14 +144,18 @@ def _error(
     }
 
 
-PARAMETERS = [
-    _parameter("task_id", "Look these tasks up: they are the ids of `query_task`.", NAME),
-    _parameter("worker", "Ask only these workers, by full name.", NAME),
-    _parameter(
-        "field",
-        "Ask only for these; the others are null and are not asked for.",
-        {**STRING, "enum": FIELDS},
-    ),
+QUERY = [
+    OpenApiParameter(
+        name,
+        type={
+            "type": "array",
+            "items": {**STRING, "enum": parameter.choices} if parameter.choices else NAME,
+            "maxItems": MAX_VALUES,
+        },
+        explode=True,
+        description=parameter.meaning,
+    )
+    for name, parameter in PARAMETERS.items()
 ]
 
 HEADERS = [
@@ -183,10 +182,13 @@ SNAPSHOT = OpenApiResponse(
 # Read when a schema is generated. The constructor would read them at once.
 SNAPSHOT.examples = SimpleLazyObject(_examples)  # type: ignore[assignment]
 
-RESPONSES = {
+ANSWERS = {
     (200, JSON): SNAPSHOT,
     (200, HTML): OpenApiResponse(STRING, "The snapshot, even with no worker."),
     **{(200, media_type): OpenApiResponse(STRING) for media_type in METRICS},
+}
+
+ERRORS = {
     **_error(
         400,
         "An unknown parameter, an unknown field, too many values or one that is too long.",
@@ -204,19 +206,44 @@ RESPONSES = {
 }
 
 
+def endpoint_path() -> str | None:
+    """Return the path of ``celery_stats.urls``; None if it is not there or needs arguments."""
+    try:
+        # Without the prefix that FORCE_SCRIPT_NAME sets, as resolve() expects it.
+        return "/" + reverse("celery_stats:snapshot").removeprefix(get_script_prefix())
+    except NoReverseMatch:
+        return None
+
+
+def has_known_errors() -> bool:
+    """Whether REST framework's own handler answers errors. Another may use any other shape."""
+    return api_settings.EXCEPTION_HANDLER is exception_handler
+
+
 def published(method: Method) -> Method:
     """Describe a view's method to drf-spectacular.
 
     Does nothing where the project has no ``DEFAULT_SCHEMA_CLASS``, because ``extend_schema``
     needs one when it is called.
     """
-    if api_settings.DEFAULT_SCHEMA_CLASS is None:
+    base: Any = api_settings.DEFAULT_SCHEMA_CLASS
+    if base is None:
         return method
+
+    class Schema(base):  # type: ignore[misc]
+        def get_operation_id(self) -> str:
+            # Operation ids are unique. For a further path, drf-spectacular makes one of the path.
+            is_first = self.path == endpoint_path()
+            return OPERATION_ID if is_first else str(super().get_operation_id())
+
+        def get_response_serializers(self) -> Any:
+            return {**ANSWERS, **ERRORS} if has_known_errors() else ANSWERS
+
+    # The class that extend_schema() extends.
+    method.kwargs = {"schema": Schema}  # type: ignore[attr-defined]
     return extend_schema(
-        operation_id="celery_stats_retrieve",
         tags=["celery-stats"],
         summary=SUMMARY,
         description=DESCRIPTION,
-        parameters=[*PARAMETERS, *HEADERS],
-        responses=RESPONSES,
+        parameters=[*QUERY, *HEADERS],
     )(method)

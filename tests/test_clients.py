@@ -107,8 +107,8 @@ def test_openapi_python_client__typed_objects_without_fallback(
         for pool, worker in fleet.workers.items():
             assert replies[worker] or (pool in IDLE and key in BUSY), (key, pool)
     assert result["seen"]["CeleryWorkerStats"] == len(fleet.workers)
-    assert result["seen"]["CeleryPool"] == len(fleet.workers)
-    assert result["seen"]["CeleryPoolWrites"] == 1
+    assert result["seen"]["CeleryWorkerPool"] == len(fleet.workers)
+    assert result["seen"]["CeleryWorkerPoolWrites"] == 1
     assert result["seen"]["CeleryScheduledTask"] == len(fleet.workers)
 
 

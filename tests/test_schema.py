@@ -157,6 +157,37 @@ def test_schema__camelizing_hook__as_on_the_wire(
     assert components == load()["components"]["schemas"]
 
 
+def test_schema__several_paths__an_operation_id_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [
+        path("api/billing/celery-stats/", CeleryStatsView.as_view(celery_app="billing:app")),
+        *urlpatterns,
+        path("api/stats/celery/", CeleryStatsView.as_view()),
+        path("internal/", include("celery_stats.urls", namespace="internal")),
+    ]
+    monkeypatch.setattr(sys.modules[__name__], "urlpatterns", paths)
+    operations = {url: item["get"] for url, item in generate(tmp_path)["paths"].items()}
+    assert {url: operation["operationId"] for url, operation in operations.items()} == {
+        "/api/billing/celery-stats/": "api_billing_celery_stats_retrieve",
+        "/api/celery-stats/": "celery_stats_retrieve",
+        "/api/stats/celery/": "api_stats_celery_retrieve",
+        "/internal/celery-stats/": "internal_celery_stats_retrieve",
+    }
+    described = load()["paths"]["/api/celery-stats/"]["get"]["responses"]
+    assert all(operation["responses"] == described for operation in operations.values())
+
+
+def test_schema__another_exception_handler__no_errors(tmp_path: Path, settings: Any) -> None:
+    """Its errors are not those of the schema."""
+    handler = "tests.test_drf.standardized"
+    settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "EXCEPTION_HANDLER": handler}
+    schema = generate(tmp_path)
+    assert list(schema["paths"][URL]["get"]["responses"]) == ["200"]
+    components = [name for name in schema["components"]["schemas"] if name.endswith("Error")]
+    assert components == ["CeleryWorkerError"]
+
+
 def test_schema__no_class_for_schemas__the_endpoint_all_the_same() -> None:
     code = """
 import django
@@ -337,19 +368,19 @@ def test_validator__objects_to_an_integer_max_tasks_per_child(
     answer: dict[str, Any], fleet: Fleet
 ) -> None:
     schema = load()
-    pool_schema = schema["components"]["schemas"]["CeleryPool"]
+    pool_schema = schema["components"]["schemas"]["CeleryWorkerPool"]
     pool_schema["properties"]["max-tasks-per-child"] = {"type": "integer"}
 
     def pool(kind: str) -> Any:
         return answer["stats"][fleet.workers[kind]]["pool"]
 
-    assert problems(pool("prefork"), load(), "CeleryPool") == []
-    assert problems(pool("prefork"), schema, "CeleryPool") == [
+    assert problems(pool("prefork"), load(), "CeleryWorkerPool") == []
+    assert problems(pool("prefork"), schema, "CeleryWorkerPool") == [
         "max-tasks-per-child: 'N/A' is not of type 'integer'"
     ]
-    assert problems(pool("solo"), load(), "CeleryPool") == []
+    assert problems(pool("solo"), load(), "CeleryWorkerPool") == []
     assert "max-tasks-per-child: None is not of type 'integer'" in problems(
-        pool("solo"), schema, "CeleryPool"
+        pool("solo"), schema, "CeleryWorkerPool"
     )
     assert problems(answer, schema) != []
 
@@ -358,9 +389,9 @@ def test_validator__objects_to_an_underscored_max_concurrency(
     answer: dict[str, Any], fleet: Fleet
 ) -> None:
     schema = load()
-    schema["components"]["schemas"]["CeleryPool"]["required"].append("max_concurrency")
+    schema["components"]["schemas"]["CeleryWorkerPool"]["required"].append("max_concurrency")
     for name in fleet.workers.values():
-        assert problems(answer["stats"][name]["pool"], schema, "CeleryPool") == [
+        assert problems(answer["stats"][name]["pool"], schema, "CeleryWorkerPool") == [
             ": 'max_concurrency' is a required property"
         ]
 

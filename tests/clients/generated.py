@@ -17,18 +17,18 @@ from celery_stats_client.api.celery_stats import celery_stats_retrieve
 from celery_stats_client.models import (
     CeleryBroker,
     CeleryBrokerTransportOptionsType0,
-    CeleryDeliveryInfo,
     CeleryNotAvailable,
-    CeleryPool,
-    CeleryPoolWrites,
-    CeleryRusage,
     CeleryScheduledTask,
     CeleryStatsResponse,
     CeleryTask,
+    CeleryTaskDeliveryInfo,
     CeleryTaskKwargsType0,
     CeleryTaskStates,
     CeleryWorkerError,
+    CeleryWorkerPool,
+    CeleryWorkerPoolWrites,
     CeleryWorkerStats,
+    CeleryWorkerStatsRusage,
 )
 
 # What callers and operators put there has no schema.
@@ -71,7 +71,7 @@ for worker in snapshot.stats.additional_keys:
     for task in [*snapshot.active[worker], *snapshot.reserved[worker]]:
         assert isinstance(task, CeleryTask)
         assert isinstance(task.kwargs, CeleryTaskKwargsType0)
-        assert isinstance(task.delivery_info, CeleryDeliveryInfo)
+        assert isinstance(task.delivery_info, CeleryTaskDeliveryInfo)
     for scheduled in snapshot.scheduled[worker]:
         assert isinstance(scheduled, CeleryScheduledTask)
         assert isinstance(scheduled.eta, datetime)
@@ -88,11 +88,11 @@ for worker in snapshot.stats.additional_keys:
         continue
     assert isinstance(stats, CeleryWorkerStats)
     assert isinstance(stats.broker, CeleryBroker)
-    assert isinstance(stats.rusage, CeleryRusage)
-    assert isinstance(stats.pool, CeleryPool)
+    assert isinstance(stats.rusage, CeleryWorkerStatsRusage)
+    assert isinstance(stats.pool, CeleryWorkerPool)
     if "prefork" in stats.pool.implementation:
         assert stats.pool.max_tasks_per_child is CeleryNotAvailable.NA
-        assert isinstance(stats.pool.writes, CeleryPoolWrites)
+        assert isinstance(stats.pool.writes, CeleryWorkerPoolWrites)
 
 body = json.loads(response.content)
 assert snapshot.to_dict() == body, "something is lost on the way"

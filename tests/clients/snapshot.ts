@@ -68,7 +68,7 @@ for (const [worker, stats] of replies(snapshot.stats)) {
 }
 
 /** Never called: what Waldur's schema promises and no worker sends must not compile. */
-export function mistakes(pool: components["schemas"]["CeleryPool"]): number {
+export function mistakes(pool: components["schemas"]["CeleryWorkerPool"]): number {
   // @ts-expect-error: the key is max-concurrency
   pool.max_concurrency.toFixed();
   // @ts-expect-error: it may be "N/A", null or absent
