@@ -154,6 +154,35 @@ class TestClasses:
         ]
 
 
+class ForcedToChangeThePassword(BasePermission):
+    """A default of some projects, which concerns every view."""
+
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return not request.user.username.startswith("new-")
+
+
+def test_default_permission_classes__apply_where_they_are_named(
+    db: None, workerless: Broker, settings: Any
+) -> None:
+    defaults = [f"{__name__}.ForcedToChangeThePassword"]
+    settings.REST_FRAMEWORK = {
+        **settings.REST_FRAMEWORK,
+        "DEFAULT_PERMISSION_CLASSES": defaults,
+    }
+    client = APIClient()
+    client.force_authenticate(User.objects.create_user("new-ada", is_staff=True))
+    assert client.get("/api/celery-stats/").status_code == 200
+    settings.DRF_CELERY_STATS = {
+        **settings.DRF_CELERY_STATS,
+        "PERMISSION_CLASSES": [*defaults, "celery_stats.permissions.IsSupportUser"],
+    }
+    assert client.get("/api/celery-stats/").status_code == 403
+    client.force_authenticate(User.objects.create_user("ada", is_staff=True))
+    assert client.get("/api/celery-stats/").status_code == 200
+    client.force_authenticate(User.objects.create_user("plain"))
+    assert client.get("/api/celery-stats/").status_code == 403
+
+
 class TestData:
     """``response.data`` is a plain dict, as in every other view."""
 

@@ -51,6 +51,14 @@ def test_recipe__waldurs_typescript_client(project: Project, worker: str) -> Non
     for scheme in ("Bearer Token", "Token"):
         (found,) = project.visit("/api/celery-stats/", token="/token/", scheme=scheme).values()
         assert found == {"anonymous": [401, None], "staff": [200, [worker]], "plain": [403, None]}
+    (found,) = project.visit("/api/celery-stats/").values()  # by session
+    assert found["staff"] == [200, [worker]]
+
+
+def test_recipe__waldurs_second_path(project: Project, worker: str) -> None:
+    Recipe("Waldur's second path").add_to(project)
+    answers = project.visit("/api/stats/celery/", "/api/celery-stats/")
+    assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 2
 
 
 def test_recipe__own_token_class(project: Project, worker: str) -> None:
