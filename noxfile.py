@@ -136,7 +136,7 @@ def install(session: nox.Session, client: str) -> dict[str, str]:
     constraints = Path(session.create_tmp(), "constraints.txt").resolve()
     constraints.write_text("\n".join(CLIENTS[client]))
     env = {"PIP_CONSTRAINT": str(constraints)}
-    packages = ["--editable", ".[test]", "celery[redis]", "hatchling"]
+    packages = ["--editable", ".[test]", "celery[redis]", "hatchling", "hatch-fancy-pypi-readme"]
     session.install(*packages, env=env)
     return env
 

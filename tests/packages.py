@@ -28,8 +28,8 @@ def run(*args: str | Path, folder: Path = ROOT) -> str:
 
 def build(folder: Path, target: str, source: Path = ROOT) -> Path:
     """Build the ``wheel`` or the ``sdist`` into an empty folder."""
-    if find_spec("hatchling") is None:
-        pytest.skip("hatchling, which builds the package, is not installed")
+    if find_spec("hatchling") is None or find_spec("hatch_fancy_pypi_readme") is None:
+        pytest.skip("hatchling and its plugin, which build the package, are not installed")
     run("hatchling", "build", "--target", target, "--directory", folder, folder=source)
     (built,) = folder.iterdir()
     return built

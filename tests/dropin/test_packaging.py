@@ -96,6 +96,24 @@ def test_metadata__complete(metadata: email.message.Message) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
+def test_description__no_link_that_leads_nowhere(metadata: email.message.Message) -> None:
+    text = str(metadata.get_payload())
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert "Setting up" in text
+    assert "| Recipes |" in text
+
+
+def test_classifiers__the_pythons_that_nox_runs(metadata: email.message.Message) -> None:
+    noxfile = (ROOT / "noxfile.py").read_text()
+    (run_by_nox,) = re.findall(r"^@nox\.session\(python=\[(.*)\]\)$", noxfile, re.MULTILINE)
+    classifiers = metadata.get_all("Classifier", [])
+    claimed = [c.rpartition(" ")[2] for c in classifiers if "Python :: 3." in c]
+    # The other sessions run on the Python at hand.
+    assert {*re.findall(r"[\d.]+", run_by_nox), "3.11"} == set(claimed)
+
+
 def test_requirements__what_is_imported(metadata: email.message.Message) -> None:
     given = metadata.get_all("Requires-Dist", [])
     names = {re.split("[^a-z-]", line)[0] for line in given if "extra ==" not in line}
