@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from urllib.parse import quote
 
 MISSING_WORKERS = "Celery-Stats-Missing"
@@ -17,12 +17,16 @@ MAX_NAME_BYTES = 4000
 UNESCAPED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in ",%+\\")
 
 
-def encode_worker_names(names: Iterable[str]) -> str:
+def encode_worker_names(names: Collection[str]) -> str:
     """Return the names as a header's value: percent-encoded where needed, separated by commas."""
-    encoded = [quote(name, safe=UNESCAPED, errors="backslashreplace") for name in names]
-    length = 0
-    for kept, name in enumerate(encoded):
-        length += len(name) + 1  # the comma
-        if length > MAX_NAME_BYTES:
-            return ",".join([*encoded[:kept], f"+{len(encoded) - kept}"])
-    return ",".join(encoded)
+    kept: list[str] = []
+    room = MAX_NAME_BYTES
+    for name in names:
+        # Encoding makes no name shorter, so a name that is too long need not be encoded.
+        fits = len(name) < room
+        item = quote(name, safe=UNESCAPED, errors="backslashreplace") if fits else name
+        room -= len(item) + 1  # the comma
+        if room < 0:
+            return ",".join([*kept, f"+{len(names) - len(kept)}"])
+        kept.append(item)
+    return ",".join(kept)

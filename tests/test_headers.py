@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+from celery_stats import headers
 from celery_stats.headers import encode_worker_names
 
 
@@ -37,7 +39,7 @@ def test_lone_surrogate__as_the_name_in_the_body() -> None:
 
 
 def test_more_than_a_proxy_takes__cut_and_counted() -> None:
-    value = encode_worker_names(f"{number:04}@{'h' * 95}" for number in range(100))
+    value = encode_worker_names([f"{number:04}@{'h' * 95}" for number in range(100)])
     names = value.split(",")
     assert (names[0], names[-1]) == (f"0000@{'h' * 95}", "+61")
     assert len(names) == 40
@@ -46,3 +48,16 @@ def test_more_than_a_proxy_takes__cut_and_counted() -> None:
 
 def test_first_name_too_long__counted() -> None:
     assert encode_worker_names(["h" * 4000, "a@b"]) == "+2"
+
+
+def test_names_that_do_not_fit__not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding megabytes takes seconds."""
+    encoded: list[str] = []
+
+    def quote(name: str, **options: Any) -> str:
+        encoded.append(name)
+        return name
+
+    monkeypatch.setattr(headers, "quote", quote)
+    assert encode_worker_names(["a@b", "é" * 4000, "c@d"]) == "a@b,+2"
+    assert encoded == ["a@b"]
