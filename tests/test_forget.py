@@ -18,6 +18,7 @@ from celery_stats.management.forget import forgettable
 from celery_stats.report import Report
 from tests.answers import ANSWERS, NOW
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
+from tests.processes import free_port
 from tests.projects import Recipe
 
 
@@ -84,6 +85,17 @@ def test_killed_worker__through_a_socket_or_as_a_user_of_redis(
 ) -> None:
     url = address.format(socket=tmp_path / "redis.sock", port=socket_redis.port)
     killed(use(make_broker(broker_url=url)))
+    assert forget("two@t") == "two@t is forgotten.\n"
+
+
+def test_killed_worker__first_url_of_a_list_is_down(
+    make_broker: MakeBroker, use: Use, socket_redis: RedisServer
+) -> None:
+    url = f"redis://127.0.0.1:{socket_redis.port}/3"
+    broker = make_broker(broker_url=url)
+    killed(use(broker))
+    broker.app = broker.client(broker_url=f"redis://127.0.0.1:{free_port()}/3;{url}")
+    use(broker)
     assert forget("two@t") == "two@t is forgotten.\n"
 
 
