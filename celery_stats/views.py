@@ -25,7 +25,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
 
-from .conf import conf, import_class
+from .conf import WrongSetting, conf, import_class
 from .control.exceptions import CeleryStatsError
 from .control.question import CeleryApp, Question
 from .exceptions import NoSuchRepresentation, ServiceUnavailable
@@ -56,11 +56,18 @@ class ClassesOfSetting:
         self.method = method
 
     def __get__(self, view: APIView | None, owner: type[APIView]) -> Sequence[Any]:
-        paths = getattr(conf, self.key.lower())
-        if paths is None:
-            defaults: Sequence[Any] = getattr(api_settings, f"DEFAULT_{self.key}")
-            return defaults
-        return [import_class(self.key, path, self.method) for path in paths]
+        try:
+            paths = getattr(conf, self.key.lower())
+            if paths is None:
+                defaults: Sequence[Any] = getattr(api_settings, f"DEFAULT_{self.key}")
+                return defaults
+            return [import_class(self.key, path, self.method) for path in paths]
+        except WrongSetting:
+            # as_view() looks at the attributes of the class when the URLs are imported. An error
+            # there would come before those of the system checks.
+            if view is None:
+                return ()
+            raise
 
 
 class CeleryStatsView(APIView):

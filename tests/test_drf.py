@@ -153,6 +153,11 @@ class TestClasses:
             SessionAuthentication,
         ]
 
+    def test_wrong_setting__the_urls_can_be_imported(self, session: Client, settings: Any) -> None:
+        settings.DRF_CELERY_STATS = {"TIMEOUT": "1"}
+        with at(CeleryStatsView.as_view(permission_classes=[IsAdminUser])):
+            assert session.get(URL).status_code == 503
+
 
 class ForcedToChangeThePassword(BasePermission):
     """A default of some projects, which concerns every view."""
