@@ -15,10 +15,10 @@ from rest_framework.test import APIClient
 
 from celery_stats import views
 from celery_stats.control.question import FIELDS, Options, Question
-from celery_stats.control.queues import queue_lengths
+from celery_stats.control.queues import consumed_queues, queue_lengths
 from celery_stats.control.snapshot import take_snapshot
 from celery_stats.report import Report
-from tests.brokers import Broker, MakeBroker, Use
+from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.processes import wait_until
 
 URL = "/api/celery-stats/"
@@ -51,7 +51,7 @@ def connected(broker: Broker) -> Iterator[Connection]:
         yield connection
 
 
-def lengths(broker: Broker, **options: float) -> dict[str, int]:
+def lengths(broker: Broker, **options: Any) -> dict[str, int]:
     """Return the length by name of the queue, without the prefix that is unique to each test."""
     with connected(broker) as connection:
         found = queue_lengths(broker.app, connection, **options)
@@ -127,6 +127,70 @@ def test_queue_lengths__priorities_on_redis__all_counted(make_broker: MakeBroker
     for priority in (0, 3, 6, 9):
         send(broker, name_of(broker, "tasks"), priority=priority)
     assert lengths(broker) == {"tasks": 4}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"global_keyprefix": "shop:"},
+        {"global_keyprefix": "{shop}"},
+        {"sep": ":", "priority_steps": [0, 5]},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_queue_lengths__options_of_redis__counted_where_kombu_keeps_the_messages(
+    make_broker: MakeBroker, options: dict[str, Any]
+) -> None:
+    broker = make_broker(broker_transport_options=options)
+    for priority in (0, 5, 9):
+        send(broker, name_of(broker, "tasks"), priority=priority)
+    assert lengths(broker) == {"tasks": 3}
+
+
+def test_queue_lengths__redis_user_without_the_right__left_out_and_logged_once(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.client().acl_setuser(
+        "reader",
+        enabled=True,
+        passwords=["+secret"],
+        keys=["mine*"],
+        categories=["+@all"],
+    )
+    broker = Broker("redis", f"redis://reader:secret@127.0.0.1:{own_redis.port}/0")
+    broker.app.conf.task_queues = [Queue("mine"), Queue("theirs")]
+    try:
+        assert [lengths(broker) for _ in range(2)] == [{"mine": 0}] * 2
+    finally:
+        broker.close()
+    said = [record.getMessage() for record in caplog.records if "theirs" in record.getMessage()]
+    assert said == ["The broker refused to LLEN 'theirs': NoPermissionError"]
+
+
+def test_queue_lengths__consumed_queues__counted_after_the_configured_ones(
+    broker: Broker,
+) -> None:
+    send(broker, name_of(broker, "one"), 2)
+    consumed = [name_of(broker, name) for name in ("one", "tasks", "two")]
+    expected = {"tasks": 0, "one": 2, "two": 0}
+    wait_until(lambda: lengths(broker, consumed=consumed) == expected)
+
+
+def test_consumed_queues__who_consumes_what__without_broadcasts_and_odd_replies() -> None:
+    def queue(name: Any, kind: str = "direct") -> dict[str, Any]:
+        return {"name": name, "exchange": {"name": "x", "type": kind}}
+
+    replies = {
+        "b@h": [queue("mail"), queue("bcast.1", "fanout"), queue(7), "odd", queue("x" * 256)],
+        "a@h": [queue("mail"), queue("celery"), {"name": "bare"}],
+        "c@h": {"error": "no"},
+        "d@h": None,
+    }
+    assert consumed_queues(replies) == {
+        "bare": ["a@h"],
+        "celery": ["a@h"],
+        "mail": ["a@h", "b@h"],
+    }
 
 
 def test_queue_lengths__another_kind_of_value_on_redis__left_out(make_broker: MakeBroker) -> None:

@@ -1,12 +1,13 @@
-"""The number of messages that wait in the queues of the app's configuration.
+"""The number of messages that wait in each queue.
 
 A backlog waits in the broker, because workers hold no more messages than their prefetch limit.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,44 +16,134 @@ from kombu import Connection, Queue
 from kombu.common import Broadcast
 from kombu.transport import virtual
 
-#: The most queues whose length is asked for, because each costs at least one round trip to the
+logger = logging.getLogger(__name__)
+
+#: The most queues whose length is asked for, because with AMQP each costs a round trip to the
 #: broker. This is also the most queues that the page, the command and the metrics can show.
 MAX_QUEUES = 100
 
+#: Characters of the longest name of a queue. AMQP allows no more.
+MAX_NAME = 255
 
-def queue_lengths(app: Celery, connection: Connection, *, within: float = 1.0) -> dict[str, int]:
+#: What it was logged of that the broker refuses it.
+_refusals_logged: set[str] = set()
+_MAX_LOGGED = 200
+
+
+def queue_lengths(
+    app: Celery, connection: Connection, *, consumed: Collection[str] = (), within: float = 1.0
+) -> dict[str, int]:
     """Return the number of messages that wait in each queue, by the name of the queue.
 
     A queue that does not exist has length 0, because Redis does not keep empty queues and cannot
-    distinguish the two. A queue is left out if the broker refuses to tell its length, if it comes
-    after the first ``MAX_QUEUES``, or if the time is over.
+    distinguish the two. A queue is left out if the broker refuses to tell its length, which is
+    logged once, if it comes after the first ``MAX_QUEUES``, or if the time is over.
 
     Args:
         app: the Celery app whose configuration names the queues.
         connection: an open connection to the broker of the app. Replies of workers may arrive on
             it at the same time.
+        consumed: the names of other queues, see :func:`consumed_queues`.
         within: seconds after which no further queue is asked for.
 
     Raises:
         Exception: whatever the transport raises when the connection fails.
     """
     ends = time.monotonic() + within
+    names = list(dict.fromkeys([*_names(app), *consumed]))[:MAX_QUEUES]
+    if within <= 0:
+        return {}
+    if connection.transport.driver_type == "redis":
+        return _lengths_on_redis(connection.default_channel, names)
     lengths: dict[str, int] = {}
     with _channel(connection) as channel:
-        for name in _names(app)[:MAX_QUEUES]:
+        for name in names:
             if time.monotonic() >= ends:
                 break
             try:
-                # A passive declaration does not create the queue. It adds up the lists in which
-                # kombu keeps a queue with priorities on Redis.
-                declared = channel.queue_declare(queue=name, passive=True)
+                lengths[name] = _length(channel, name)
             except connection.channel_errors as exc:
-                # reply_code is an integer with AMQP and a string with kombu's virtual transports.
                 if str(getattr(exc, "reply_code", "")) == "404":
                     lengths[name] = 0
-            else:
-                lengths[name] = int(declared.message_count)
+                else:
+                    log_refusal("count", name, exc)
     return lengths
+
+
+def consumed_queues(replies: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the workers that consume each queue, from their replies to ``active_queues``.
+
+    Queues of a broadcast are left out. Each worker has one of its own, with a random name.
+    """
+    consumers: dict[str, list[str]] = {}
+    for worker, reply in sorted(replies.items()):
+        for queue in reply if isinstance(reply, list | tuple) else ():
+            described = queue if isinstance(queue, Mapping) else {}
+            name, exchange = described.get("name"), described.get("exchange")
+            if isinstance(exchange, Mapping) and exchange.get("type") == "fanout":
+                continue
+            if isinstance(name, str) and 0 < len(name) <= MAX_NAME:
+                consumers.setdefault(name, []).append(worker)
+    return dict(sorted(consumers.items()))
+
+
+def redis_keys(channel: Any, queue: str) -> list[str]:
+    """Return the keys of the lists in which kombu keeps a queue, the first delivered first.
+
+    There is one for each priority. kombu adds ``global_keyprefix`` to the keys of some commands
+    only, so this module and ``look_through.py`` add it themselves.
+    """
+    keys = [channel._q_for_pri(queue, priority) for priority in channel.priority_steps]
+    return [f"{channel.global_keyprefix}{key}" for key in dict.fromkeys(keys)]
+
+
+def redis_client(channel: Any) -> Any:
+    """Return a client that adds nothing to keys, on the connections of the channel."""
+    from redis import Redis
+
+    return Redis(connection_pool=channel.pool)
+
+
+def log_refusal(action: str, name: str, error: Exception) -> None:
+    """Log once that the broker refuses to do something with a queue or a key."""
+    what = f"{action} {name!r}"
+    if what not in _refusals_logged and len(_refusals_logged) < _MAX_LOGGED:
+        _refusals_logged.add(what)
+        logger.warning("The broker refused to %s: %s", what, type(error).__name__)
+
+
+def _lengths_on_redis(channel: Any, names: Collection[str]) -> dict[str, int]:
+    """Return the lengths of all queues, which cost one round trip together.
+
+    Neither a passive declaration nor ``exists`` is used, because kombu asks for keys without the
+    prefix there.
+    """
+    from redis import ResponseError
+
+    keys_by_name = {name: redis_keys(channel, name) for name in names}
+    with redis_client(channel).pipeline(transaction=False) as pipe:
+        for keys in keys_by_name.values():
+            for key in keys:
+                pipe.llen(key)
+        answers = iter(pipe.execute(raise_on_error=False))
+    lengths: dict[str, int] = {}
+    for name, keys in keys_by_name.items():
+        found = [next(answers) for _ in keys]
+        refused = next((answer for answer in found if isinstance(answer, Exception)), None)
+        if refused is None:
+            lengths[name] = sum(found)
+        elif isinstance(refused, ResponseError):
+            log_refusal("LLEN", keys[0], refused)
+        else:
+            raise refused
+    return lengths
+
+
+def _length(channel: Any, name: str) -> int:
+    if isinstance(channel, virtual.Channel):
+        return int(channel._size(name))
+    # A passive declaration does not create the queue.
+    return int(channel.queue_declare(queue=name, passive=True).message_count)
 
 
 @contextmanager
