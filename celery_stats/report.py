@@ -182,4 +182,6 @@ def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
         clocks={jsonsafe(worker): clock for worker, clock in snapshot.clocks.items()},
         unnamed=snapshot.unnamed,
         unreadable=snapshot.unreadable,
+        # Not masked: it holds states, times and names of queues alone.
+        traces=snapshot.traces,
     )

@@ -38,12 +38,15 @@ class Question:
         task_ids: the ids for ``query_task``.
         workers: full names of the workers that should answer; empty: all.
         queues: whether the queues are asked for as well: their lengths, and who consumes them.
+        look_up: what a person asked to look up, as typed. If there is anything, ``task_ids`` are
+            its possible ids, and the result backend and the queues are asked about them as well.
     """
 
     fields: tuple[str, ...] = FIELDS
     task_ids: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     queues: bool = False
+    look_up: tuple[str, ...] = ()
 
     @property
     def commands(self) -> tuple[str, ...]:

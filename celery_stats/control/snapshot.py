@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from celery import Celery
@@ -27,6 +28,7 @@ from .exceptions import BrokerUnavailable
 from .presence import Roster
 from .question import CONSUMERS, FIELDS, Options, Question
 from .queues import queue_lengths
+from .traces import Traces, find_traces, unknown_to_workers
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Snapshot:
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the call to the last reply that was waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
+        traces: what was found out about the tasks that are looked up and that no worker names;
+            None if there is no such task.
         question: what was asked.
         consumers: worker name to its reply to ``active_queues``; None where it was not asked for.
         clocks: the time of each worker with this app when it answered, in seconds since 1970.
@@ -62,6 +66,7 @@ class Snapshot:
     clocks: Mapping[str, float] = field(default_factory=dict)
     unnamed: int = 0
     unreadable: int = 0
+    traces: Traces | None = None
 
 
 def take_snapshot(
@@ -107,6 +112,7 @@ def _take(
     ends = connection.ends
     elapsed = 0.0
     queues: Mapping[str, int] | None = None
+    traces: Traces | None = None
     try:
         with connection.replies(collector.on_message):
             collector.run(ends)
@@ -116,7 +122,14 @@ def _take(
             if question.queues:
                 with connection.guarded():
                     left = ends - connection.now()
-                    queues = queue_lengths(app, connection.connection, within=left)
+                    queues = queue_lengths(
+                        app,
+                        connection.connection,
+                        consumed=_consumed(collector.replies.by_command(CONSUMERS) or {}),
+                        within=left,
+                    )
+            if question.look_up:
+                traces = _traces(app, connection, question, collector, queues or (), ends)
     except BrokerUnavailable as exc:
         # If everybody has answered, and only closing the reply queue failed, the answers are
         # whole and true.
@@ -130,9 +143,34 @@ def _take(
         taken_at=collector.asked_at,
         elapsed=elapsed,
         queues=queues,
+        traces=traces,
         question=question,
         consumers=replies.by_command(CONSUMERS) or {} if question.queues else None,
         clocks=replies.clocks,
         unnamed=collector.presence.unnamed,
         unreadable=replies.unreadable,
     )
+
+
+def _consumed(consumers: Mapping[str, Any]) -> list[str]:
+    """Return the names of the queues in the replies to ``active_queues``."""
+    queues = chain.from_iterable(reply for reply in consumers.values() if isinstance(reply, list))
+    names = (queue.get("name") for queue in queues if isinstance(queue, Mapping))
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
+
+
+def _traces(
+    app: Celery,
+    connection: ControlConnection,
+    question: Question,
+    collector: Collector,
+    queues: Collection[str],
+    ends: float,
+) -> Traces | None:
+    """Return what is known of the tasks that no worker names; None if there is none."""
+    replies = collector.replies.by_command("query_task")
+    unknown = unknown_to_workers(question.task_ids, replies)
+    if not unknown:
+        return None
+    with connection.guarded():
+        return find_traces(app, connection.connection, queues, unknown, ends=ends)
