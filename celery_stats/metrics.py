@@ -22,11 +22,13 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 from prometheus_client.registry import Collector
 
+from .control.queues import consumed_queues
+from .page.tasks import age, slots
 from .report import Report
 
-#: The most workers that have series. Workers that answered come before missing ones.
-#: The most queues is ``MAX_QUEUES`` of ``control/queues.py``: a report holds no more of them.
+#: The most workers and queues that have series. Workers that answered come before missing ones.
 MAX_WORKERS = 1_000
+MAX_QUEUES = 100
 #: The most series of ``celery_task_started_total``, of one worker and of all workers together.
 #: The limit for all workers is divided equally among those that answered.
 MAX_TASKS_OF_ONE_WORKER = 500
@@ -71,13 +73,9 @@ _GAUGES = {
 }
 
 
-def _figures(replies: Mapping[str, Any], asked_at: float) -> dict[str, float | None]:
-    """Return the value of each of ``_GAUGES`` for one worker; None for those that it has not.
-
-    Args:
-        replies: field to reply; None for a field that the worker did not answer.
-        asked_at: when the workers were asked, in seconds since 1970.
-    """
+def _figures(report: Report, name: str) -> dict[str, float | None]:
+    """Return the value of each of ``_GAUGES`` for one worker; None for those that it has not."""
+    replies = {field: (found or {}).get(name) for field, found in report.answers.items()}
     # Linux reports it in units of 1 024 bytes.
     memory = _number(_stat(replies, "rusage", "maxrss"))
     return {
@@ -85,8 +83,8 @@ def _figures(replies: Mapping[str, Any], asked_at: float) -> dict[str, float | N
         "celery_worker_tasks_reserved": _length(replies.get("reserved")),
         "celery_worker_tasks_scheduled": _length(replies.get("scheduled")),
         "celery_worker_tasks_revoked": _length(replies.get("revoked")),
-        "celery_worker_oldest_active_task_age_seconds": _oldest(replies.get("active"), asked_at),
-        "celery_worker_concurrency": _number(_stat(replies, "pool", "max-concurrency")),
+        "celery_worker_oldest_active_task_age_seconds": _oldest(report, name),
+        "celery_worker_concurrency": _number(slots(replies.get("stats"))),
         "celery_worker_prefetch_limit": _number(_stat(replies, "prefetch_count")),
         "celery_worker_uptime_seconds": _number(_stat(replies, "uptime")),
         "celery_worker_resident_memory_peak_bytes": memory and _number(1024 * memory),
@@ -106,15 +104,15 @@ def _length(reply: Any) -> float | None:
     return float(len(reply)) if isinstance(reply, list | tuple) else None
 
 
-def _oldest(tasks: Any, asked_at: float) -> float | None:
+def _oldest(report: Report, name: str) -> float | None:
     """Return the age of the oldest running task in seconds; 0 if no task is running.
 
-    None if the worker did not list its running tasks, or sent no start time for any of them.
+    None if the worker did not list its running tasks, or the age of none of them is known.
     """
+    tasks = (report.answers["active"] or {}).get(name)
     if not isinstance(tasks, list | tuple):
         return None
-    starts = [_number(task.get("time_start")) for task in tasks if isinstance(task, Mapping)]
-    ages = [max(asked_at - start, 0.0) for start in starts if start is not None]
+    ages = [seconds for task in tasks if (seconds := age(report, name, task)) is not None]
     return max(ages, default=None if tasks else 0.0)
 
 
@@ -142,19 +140,45 @@ class _Families(Collector):
             for label, name in names.items()
             if name in up
         }
-        asked_at = self._report.taken_at.timestamp()
-        figures = {label: _figures(replies, asked_at) for label, replies in workers.items()}
+        figures = {label: _figures(self._report, names[label]) for label in workers}
         for gauge, text in _GAUGES.items():
             yield _gauge(gauge, text, ((label, found[gauge]) for label, found in figures.items()))
         yield self._tasks(workers)
-        queues = self._report.queues or {}
+        yield from self._queues()
+        yield from self._snapshot(len(answered), len(missing))
+
+    def _queues(self) -> Iterator[Metric]:
+        """Yield the length of each queue, and how many workers consume it.
+
+        A worker that did not answer may consume any queue.
+        """
+        lengths, replies = self._report.queues or {}, self._report.consumers
+        consumers = consumed_queues(replies or {})
+        labels = dict(self._labelled(dict.fromkeys([*lengths, *consumers]), MAX_QUEUES))
         yield _gauge(
             "celery_queue_length",
             "Messages that wait in the queue.",
-            ((label, float(queues[name])) for label, name in self._labelled(queues, len(queues))),
+            ((label, lengths.get(name)) for label, name in labels.items()),
             label_name="queue_name",
         )
-        yield from self._snapshot(len(answered), len(missing))
+        if replies is None:
+            return
+        by_label = {label: consumers.get(name, ()) for label, name in labels.items()}
+        yield _gauge(
+            "celery_active_consumer_count",
+            "Workers that answered and consume the queue.",
+            ((label, len(workers)) for label, workers in by_label.items()),
+            label_name="queue_name",
+        )
+        stats = self._report.answers["stats"] or {}
+        room = {worker: _number(slots(reply)) or 0.0 for worker, reply in stats.items()}
+        rooms = {label: [room.get(w, 0.0) for w in workers] for label, workers in by_label.items()}
+        yield _gauge(
+            "celery_active_process_count",
+            "Tasks that these workers can execute at the same time.",
+            ((label, sum(each)) for label, each in rooms.items()),
+            label_name="queue_name",
+        )
 
     def _tasks(self, workers: Mapping[str, Mapping[str, Any]]) -> Metric:
         """Return the number of tasks by worker and name of the task.
@@ -191,6 +215,17 @@ class _Families(Collector):
             "celery_snapshot_workers_missing",
             "Workers that are known and did not answer everything that they were asked.",
             missing,
+        )
+        yield GaugeMetricFamily(
+            "celery_snapshot_subscribers_silent",
+            "Connections that listen on the workers' channel in Redis and did not answer, and for "
+            "which no name of a worker fits.",
+            self._report.unnamed,
+        )
+        yield GaugeMetricFamily(
+            "celery_snapshot_replies_unreadable",
+            "Replies that this process may not or cannot read.",
+            self._report.unreadable,
         )
         yield GaugeMetricFamily(
             "celery_snapshot_names_omitted",

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
 from django.template.loader import get_template
 from django.templatetags.static import static
+from django.urls import NoReverseMatch
 from django.utils.module_loading import import_string
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from .page.fleet import UNAVAILABLE, about, page, refusal
+from .page.fleet import UNAVAILABLE, page
+from .page.messages import about, refusal
 from .report import Report
+
+#: The static files of the page.
+FILES = (
+    *("icon.svg", "page.css", "page.js", "trends.js", "filter.js"),
+    "vendored/idiomorph.min.js",
+)
 
 
 class ReportResponse(Response):
@@ -80,15 +89,18 @@ class PageRenderer(BaseRenderer):
         """Return the page for ``data``: a report, an error, or the answer to OPTIONS."""
         request: Request = renderer_context["request"]
         response: Response = renderer_context["response"]
+        visitor = renderer_context["view"].visitor_name
         urls = files()
         protect(response, urls["page_css"])
         if response.status_code == 503:
             name, context = "page", {**UNAVAILABLE, "json_link": json_link(request)}
         elif response.exception:
-            visitor = renderer_context["view"].visitor_name
-            name, context = "message", refusal(data, response.status_code, visitor)
+            context = refusal(data, response.status_code, visitor, log_in_link(request))
+            name = "message"
         elif isinstance(response, ReportResponse):
-            name, context = "page", page(response.report, json_link=json_link(request))
+            report = response.report
+            link = json_link(request, report.question.task_ids)
+            name, context = "page", page(report, json_link=link, visitor=visitor)
         else:
             name, context = "message", about(data)
         template = get_template(f"celery_stats/{name}.html")
@@ -102,23 +114,38 @@ def files() -> dict[str, str]:
     answered without its styles and scripts, because that is better than an error.
     """
     urls = {}
-    for name in ("icon.svg", "page.css", "page.js", "trends.js", "filter.js"):
+    for name in FILES:
         path = f"celery_stats/{name}"
         try:
             url = static(path)
         except ValueError:
             url = f"{settings.STATIC_URL}{path}"
-        urls[name.replace(".", "_")] = url
+        urls[name.rpartition("/")[2].replace(".", "_")] = url
     return urls
 
 
-def json_link(request: Request) -> str:
-    """Return the address of the same query as JSON; empty if no query parameter is the format."""
+def log_in_link(request: Request) -> str:
+    """Return the address where the visitor can log in, and come back from; empty without one."""
+    try:
+        return redirect_to_login(request.get_full_path()).url
+    except NoReverseMatch:  # LOGIN_URL names no URL.
+        return ""
+
+
+def json_link(request: Request, task_ids: Sequence[str] = ()) -> str:
+    """Return the address of the same query as JSON; empty if no query parameter is the format.
+
+    Args:
+        request: the request for the page.
+        task_ids: the ids that the page has found in what was pasted.
+    """
     name = api_settings.URL_FORMAT_OVERRIDE
     if not name:
         return ""
     query = request.query_params.copy()
     query[name] = "json"
+    if task_ids:
+        query.setlist("task_id", list(task_ids))
     return f"?{query.urlencode()}"
 
 

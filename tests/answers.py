@@ -29,7 +29,7 @@ STATS: dict[str, Any] = {
     "pool": {
         "implementation": "celery.concurrency.prefork:TaskPool",
         "max-concurrency": 4,
-        "processes": [7, 8],
+        "processes": [7, 8, 9, 10],
         "writes": {"inqueues": {"total": 4}},
     },
     "broker": {"hostname": "broker.internal", "transport_options": {"sentinel_kwargs": {}}},

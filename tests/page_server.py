@@ -58,8 +58,10 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
             raise BrokerUnavailable
         answers = {name: state["answers"].get(name) for name in FIELDS}
         now = datetime.now(timezone.utc)
-        missing, queues = state.get("missing", {}), state.get("queues")
-        return Report(answers, missing, now, 0.0123, queues, question)
+        missing = {name: tuple(fields) for name, fields in state.get("missing", {}).items()}
+        names = ("queues", "consumers", "unnamed", "unreadable")
+        besides = {name: state[name] for name in names if name in state}
+        return Report(answers, missing, now, 0.0123, **besides, question=question)
 
     views.share_report = recorded
     application = StaticFilesHandler(mounted(get_wsgi_application(), prefix))

@@ -247,10 +247,9 @@ def test_numbers_equal_the_json(demo_page: OpenPage) -> None:
     for name, stats in answer["stats"].items():
         cells = page.locator(".worker", has_text=name).locator("td[data-label]").all_inner_texts()
         busy = len(answer["active"][name])
-        assert cells[:6] == [
+        assert cells[:5] == [
             "prefork",
             f"{busy} of {stats['pool']['max-concurrency']}",
-            str(busy),
             str(len(answer["reserved"][name])),
             str(len(answer["scheduled"][name])),
             str(stats["prefetch_count"]),
@@ -300,10 +299,10 @@ def test_lists__share_their_columns(recorded: Record, open_page: OpenPage) -> No
     page = open_page(server.url)
     for width in (1200, 1600):
         page.set_viewport_size({"width": width, "height": 900})
-        for title, lists in (("Task", 3), ("Arguments", 3), ("Worker", 4), ("Queue", 3)):
+        for title in ("Task", "Arguments", "Worker", "Queue"):
             heads = page.locator(".tasks thead th").get_by_text(title, exact=True)
             lefts = {head.bounding_box()["x"] for head in heads.all()}
-            assert (heads.count(), len(lefts)) == (lists, 1), (width, title)
+            assert (heads.count(), len(lefts)) == (3, 1), (width, title)
 
 
 def test_banner__keeps_its_margins(recorded: Record, open_page: OpenPage, watch: Watch) -> None:
@@ -327,12 +326,12 @@ def test_look_up(demo_page: OpenPage) -> None:
     page.get_by_label("Task id").fill(task_id)
     page.get_by_role("button", name="Look up").click()
     result = page.locator(".looked-up")
-    expect(result).to_contain_text(f"scheduled (held until its ETA) on {name}")
+    expect(result).to_contain_text(f"On {name} until its ETA, due in")
     expect(result).to_contain_text("delivery_info.routing_key")
     expect(result).to_be_in_viewport()
     page.get_by_label("Task id").fill("<unknown>")
     page.keyboard.press("Enter")
-    expect(result).to_contain_text("No worker knows it")
+    expect(result).to_contain_text("No worker that answered knows it")
     page.get_by_role("link", name="Clear").click()
     expect(page.locator(".looked-up")).to_have_count(0)
 
@@ -355,7 +354,7 @@ def test_without_javascript(demo_page: OpenPage) -> None:
     wait_until(refreshed)
     page.get_by_label("Task id").fill("nope")
     page.get_by_role("button", name="Look up").click()
-    assert "No worker knows it" in page.locator(".looked-up").inner_text()
+    assert "No worker that answered knows it" in page.locator(".looked-up").inner_text()
 
 
 def test_keyboard_only(demo_page: OpenPage) -> None:
@@ -379,7 +378,7 @@ def test_keyboard_only(demo_page: OpenPage) -> None:
     tab_to("task-id")
     page.keyboard.type("nope")
     page.keyboard.press("Enter")
-    expect(page.locator(".looked-up")).to_contain_text("No worker knows it")
+    expect(page.locator(".looked-up")).to_contain_text("No worker that answered knows it")
     tab_to("Pause")
     page.keyboard.press("Space")
     expect(page.locator("#status")).to_contain_text("Paused")
@@ -403,7 +402,8 @@ def test_session_ends(demo_page: OpenPage, watch: Watch) -> None:
     page = demo_page()
     page.context.clear_cookies()
     expect(page.locator("#connection")).to_contain_text("Your session has ended")
-    assert page.locator("#status").inner_text() == "Stopped"
+    expect(page.locator("#connection").get_by_role("link", name="Log in again")).to_be_visible()
+    assert page.locator("#status").inner_text().startswith("Stopped, last answer ")
     requests: list[Any] = []
     page.on("request", lambda request: requests.append(request))
     page.wait_for_timeout(6000)  # There is no condition to await, because nothing may happen.
@@ -432,18 +432,18 @@ def test_broker_stops_and_returns(demo: Demo, demo_page: OpenPage, watch: Watch)
     workers = page.locator(".worker")
     expect(workers).to_have_count(2)
     demo.redis.stop()
-    heading = page.get_by_role("heading", name="The broker is unavailable")
+    heading = page.get_by_role("heading", name="The workers could not be asked")
     expect(heading).to_be_visible()
     expect(page.get_by_text("Below is the last answer")).to_be_visible()
     expect(workers).to_have_count(2)
     fresh.reload()
-    expect(fresh.get_by_role("heading", name="The broker is unavailable")).to_be_visible()
+    expect(fresh.get_by_role("heading", name="The workers could not be asked")).to_be_visible()
     assert axe(page) == []
     assert axe(fresh) == []
     demo.restart_redis()
     for each in (page, fresh):
         expect(each.locator("#answering")).to_have_text("2", timeout=60_000)
-        expect(each.get_by_role("heading", name="The broker is unavailable")).to_have_count(0)
+        expect(each.get_by_role("heading", name="The workers could not be asked")).to_have_count(0)
         expect(each.get_by_text("Below is the last answer")).to_be_hidden()
 
 
@@ -524,7 +524,7 @@ def test_refresh__pauses(recorded: Record, open_page: OpenPage) -> None:
     assert after_a_while() >= 2
     page.get_by_role("button", name="Pause").click()
     assert after_a_while() == 0
-    assert page.locator("#status").inner_text().startswith("Paused, updated")
+    assert page.locator("#status").inner_text().startswith("Paused, last answer")
     page.get_by_role("button", name="Resume").click()
     assert after_a_while() >= 2
 
@@ -634,7 +634,6 @@ def test_no_workers(recorded: Record, open_page: OpenPage) -> None:
     server.say(ANSWERS)
     refresh(page)
     expect(page.locator(".worker")).to_have_count(1)
-    expect(page.get_by_role("link", name="Tasks")).to_be_visible()
 
 
 def test_hostile_names(recorded: Record, open_page: OpenPage, watch: Watch) -> None:
@@ -677,9 +676,9 @@ def test_hostile_names(recorded: Record, open_page: OpenPage, watch: Watch) -> N
     for n in range(3):
         for summary in page.locator(".worker summary").all():
             summary.click()
-        assert page.title() == "Celery workers"
+        assert page.title().endswith("Celery workers")
         assert page.locator("main script, main img, main [onload], main [onerror]").count() == 0
-        assert page.locator("script").count() == 3
+        assert page.locator("script").count() == 4
         assert page.locator(".worker").count() == len(hostile)
         expect(page.locator(".worker", has_text="onerror=alert").first).to_be_visible()
         overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -700,13 +699,13 @@ def test_many_workers_and_tasks(recorded: Record, open_page: OpenPage) -> None:
     server.say(answers)
     page = open_page(server.url)
     assert page.locator(".worker").count() == 200
-    expect(page.locator("#reserved caption")).to_contain_text("Showing 100 of 3,000.")
+    expect(page.locator("#reserved .caption")).to_contain_text("Showing 100 of 3,000.")
     for replies in answers.values():
         del replies[names[-1]]
     server.say(answers)
     refresh(page)
-    expect(page.locator("#reserved caption")).to_contain_text("Showing 100 of 2,985.")
-    expect(page.locator("#revoked caption")).to_contain_text("Showing 100 of 500.")
+    expect(page.locator("#reserved .caption")).to_contain_text("Showing 100 of 2,985.")
+    expect(page.locator("#revoked .caption")).to_contain_text("Showing 100 of 500.")
     assert page.locator(".worker").count() == 199
 
 
@@ -720,7 +719,7 @@ def test_other_prefix_login_and_static_url(
     expect(page.locator("#status")).to_contain_text("Live, updated")
     page.get_by_label("Task id").fill("nope")
     page.get_by_role("button", name="Look up").click()
-    expect(page.locator(".looked-up")).to_contain_text("No worker knows it")
+    expect(page.locator(".looked-up")).to_contain_text("No worker that answered knows it")
     assert page.url.startswith(f"{server.url}?task_id=nope")
 
     closed = recorded(prefix="/tools", LOGIN_URL="/tools/sign-in/?from=stats", DRF_CELERY_STATS={})

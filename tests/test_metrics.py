@@ -49,14 +49,18 @@ Samples = dict[tuple[str, ...], float]
 
 
 def make_report(
-    answers: dict[str, Any], missing: Any = (), queues: dict[str, int] | None = None
+    answers: dict[str, Any],
+    missing: Any = (),
+    queues: dict[str, int] | None = None,
+    consumers: dict[str, Any] | None = None,
+    **besides: Any,
 ) -> Report:
     """Return a report of replies, given as worker to field to reply."""
     data = {
         field: {worker: said[field] for worker, said in answers.items() if field in said} or None
         for field in FIELDS
     }
-    return Report(data, dict.fromkeys(missing, ASKED), NOW, 0.25, queues)
+    return Report(data, dict.fromkeys(missing, ASKED), NOW, 0.25, queues, consumers, **besides)
 
 
 def samples(text: str) -> Samples:
@@ -125,8 +129,53 @@ class TestValues:
             ("celery_snapshot_duration_seconds",): 0.25,
             ("celery_snapshot_workers_answered",): 1,
             ("celery_snapshot_workers_missing",): 1,
+            ("celery_snapshot_subscribers_silent",): 0,
+            ("celery_snapshot_replies_unreadable",): 0,
             ("celery_snapshot_names_omitted",): 0,
         }
+
+    def test_queues__length_and_who_consumes_each(self) -> None:
+        said = {name: replies(name) for name in ("one@h", "two@h")}
+        consumers = {
+            "one@h": [{"name": "mail"}, {"name": "more"}],
+            "two@h": [{"name": "mail"}],
+            "odd@h": {"error": "no"},
+        }
+        found = of(make_report(said, queues={"mail": 7, "lost": 31}, consumers=consumers))
+        assert {key: value for key, value in found.items() if key[1:] and "@" not in key[1]} == {
+            ("celery_queue_length", "mail"): 7,
+            ("celery_queue_length", "lost"): 31,
+            ("celery_active_consumer_count", "mail"): 2,
+            ("celery_active_consumer_count", "lost"): 0,
+            ("celery_active_consumer_count", "more"): 1,
+            ("celery_active_process_count", "mail"): 4,
+            ("celery_active_process_count", "lost"): 0,
+            ("celery_active_process_count", "more"): 2,
+        }
+
+    def test_without_a_name_or_unreadable__counted(self) -> None:
+        found = of(make_report({}, unnamed=2, unreadable=3))
+        assert found[("celery_snapshot_subscribers_silent",)] == 2
+        assert found[("celery_snapshot_replies_unreadable",)] == 3
+
+    def test_clock_of_the_worker__ages_are_measured_against_it(self) -> None:
+        active = [{"time_start": NOW.timestamp() + 3600 - 90}]
+        clocks = {"one@h": NOW.timestamp() + 3600}
+        found = about(of(make_report({"one@h": {"active": active}}, clocks=clocks)), "one@h")
+        assert found["celery_worker_oldest_active_task_age_seconds"] == 90
+
+    def test_age_beyond_the_uptime__none(self) -> None:
+        said = {"active": [{"time_start": NOW.timestamp() - 3600}], "stats": {"uptime": 22}}
+        found = about(of(make_report({"one@h": said})), "one@h")
+        assert "celery_worker_oldest_active_task_age_seconds" not in found
+
+    def test_autoscaling__the_most_that_it_can_execute(self) -> None:
+        stats = {
+            "pool": {"max-concurrency": 1, "processes": [1, 2, 3, 4]},
+            "autoscaler": {"max": 10, "min": 1, "current": 4},
+        }
+        found = about(of(make_report({"one@h": {"stats": stats}})), "one@h")
+        assert found["celery_worker_concurrency"] == 10
 
     def test_prometheus_text__the_same_samples(self) -> None:
         report = make_report({"one@h": replies("one@h")}, missing=["two@h"])
@@ -156,6 +205,8 @@ class TestValues:
             ("celery_snapshot_duration_seconds",): 0.25,
             ("celery_snapshot_workers_answered",): 0,
             ("celery_snapshot_workers_missing",): 0,
+            ("celery_snapshot_subscribers_silent",): 0,
+            ("celery_snapshot_replies_unreadable",): 0,
             ("celery_snapshot_names_omitted",): 0,
         }
 
@@ -250,11 +301,14 @@ class TestHostile:
             name = f"w{number:04}@h"
             said[name] = replies(name)
             said[name]["stats"]["total"] = {f"{name}.task{task:02}": 1 for task in range(30)}
-        found = of(make_report(said, queues={f"queue{number}": 1 for number in range(100)}))
-        assert len(found) == 30_104
+            said[name]["active"][0]["time_start"] = NOW.timestamp() - 90
+        queues = [f"queue{number}" for number in range(100)]
+        consumers = {"w0000@h": [{"name": name} for name in queues]}
+        found = of(make_report(said, queues=dict.fromkeys(queues, 1), consumers=consumers))
+        assert len(found) == 30_306
         assert found[("celery_snapshot_names_omitted",)] == 100 + 1000 * 10
         text = (ROOT / "docs" / "monitoring" / "README.md").read_text()
-        assert "at most 30 104 series" in " ".join(text.split())
+        assert "at most 30 306 series" in " ".join(text.split())
 
     def test_more_workers_and_tasks_than_allowed__those_that_answered_and_equal_shares(
         self,

@@ -282,13 +282,15 @@ def test_json_and_narrowed_page__no_queue_is_looked_at(
 
 class TestPage:
     @pytest.fixture
-    def shown(
-        self, api: APIClient, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[[dict[str, int] | None], str]:
-        """Return a function that returns the page for these queues and no worker."""
+    def shown(self, api: APIClient, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """Return a function that returns the page for these queues and what consumes them."""
 
-        def show(queues: dict[str, int] | None) -> str:
-            report = Report(dict.fromkeys(FIELDS), {}, datetime.now(timezone.utc), 0.1, queues)
+        def show(
+            queues: dict[str, int] | None, consumers: Any = None, **answers: dict[str, Any]
+        ) -> str:
+            answer = {**dict.fromkeys(FIELDS), **answers}
+            now = datetime.now(timezone.utc)
+            report = Report(answer, {}, now, 0.1, queues, consumers=consumers)
             monkeypatch.setattr(views, "share_report", lambda *args, **kwargs: report)
             response = api.get(f"{URL}?format=html")
             assert response.status_code == 200
@@ -298,8 +300,29 @@ class TestPage:
 
     def test_queues__the_longest_first(self, shown: Callable[..., str]) -> None:
         html = shown({"b": 0, "a": 0, "mail": 1234})
-        cells = re.findall(r'class="clip"[^>]*>\s?([^<]*?)\s?</.*?class="n">([^<]*)</td>', html)
+        cells = re.findall(r'<bdi class="wrap">([^<]*)</bdi>.{0,9}</th>.*?>([^<]*)</td>', html)
         assert cells == [("mail", "1,234"), ("a", "0"), ("b", "0")]
+
+    def test_backlog__not_green_where_nobody_consumes_it(self, shown: Callable[..., str]) -> None:
+        consumers = {"a@h": [{"name": "mail"}]}
+        html = shown({"mail": 5, "celery": 0}, consumers, stats={"a@h": {}})
+        assert "Every worker answered" in html
+        assert "no worker that answered" not in html
+        html = shown({"mail": 5, "celery": 2}, consumers, stats={"a@h": {}})
+        assert 'data-state="backlog"' in html
+        assert "Messages wait that nobody consumes" in html
+        assert html.count("no worker that answered") == 1
+
+    def test_consumers_not_known__no_warning(self, shown: Callable[..., str]) -> None:
+        html = shown({"mail": 5}, None, stats={"a@h": {}})
+        assert "Every worker answered" in html
+
+    def test_worker_that_consumes_nothing__not_green_and_a_remark(
+        self, shown: Callable[..., str]
+    ) -> None:
+        html = shown({"mail": 0}, {"a@h": [], "b@h": [{"name": "mail"}]}, stats={"a@h": {}})
+        assert "A worker consumes no queue" in html
+        assert html.count("It consumes no queue, so that it receives no task.") == 1
 
     def test_odd_name__escaped_and_cut(self, shown: Callable[..., str]) -> None:
         html = shown({f"<script>{'x' * 10_000}": 1})

@@ -44,9 +44,35 @@ def test_queues() -> None:
     assert lines(found) == [
         "No worker answered at 06:00:00.",
         "",
-        "Queue   Waiting",
-        "celery    1,200",
-        "mail          7",
+        "Queue   Waiting  Consumed by",
+        "celery    1,200  \N{EN DASH}",
+        "mail          7  \N{EN DASH}",
+    ]
+
+
+def test_queues__who_consumes_them_and_a_warning_where_nobody_does() -> None:
+    consumers = {"a@h": [{"name": "mail"}], "b@h": [{"name": "mail"}, {"name": "idle"}]}
+    found = Report(ANSWERS, {}, NOW, 0.0123, {"mail": 7, "celery": 1200}, consumers)
+    assert [line for line in lines(found) if line][1] == (
+        "No worker that answered consumes celery, which holds 1,200 messages."
+    )
+    assert lines(found)[-4:] == [
+        "Queue   Waiting  Consumed by",
+        "celery    1,200  \N{EN DASH}",
+        "mail          7  a@h, b@h",
+        "idle          \N{EN DASH}  b@h",
+    ]
+    roles = [role for line, role in terminal.lines(found) if line]
+    assert roles[:2] == ["WARNING", "WARNING"]
+
+
+def test_unnamed_and_unreadable__a_sentence_each() -> None:
+    found = replace(report(ANSWERS), unnamed=2, unreadable=1)
+    assert lines(found)[1:3] == [
+        "1 reply came that this process may not or cannot read. Compare its accept_content and "
+        "its certificates with those of the workers, which are alive.",
+        "2 connections listen on the workers\N{RIGHT SINGLE QUOTATION MARK} channel in Redis and "
+        "did not answer: frozen workers, or other programs.",
     ]
 
 
@@ -66,10 +92,14 @@ def test_fields_not_asked__no_columns() -> None:
 
 def test_look_ups() -> None:
     known = {"query_task": {"a@h": {TASK["id"]: ["active", TASK]}}}
-    assert lines(report(known), task_ids=(TASK["id"], "nope"))[-3:] == [
-        "Looked up                             State    Worker",
-        "82639d59-6704-4719-940c-b5595a8570f7  active   a@h",
-        "nope                                  unknown  \N{EN DASH}",
+    assert lines(report(known), task_ids=(TASK["id"], "nope"))[-7:] == [
+        "",
+        "82639d59-6704-4719-940c-b5595a8570f7",
+        "  reports.build(2026, 'March', draft=True)",
+        "  Running on a@h for 1 min 5 s, since 05:58.",
+        "",
+        "nope",
+        "  No worker that answered knows it.",
     ]
 
 
@@ -121,7 +151,7 @@ def test_hostile_names__escaped() -> None:
     )
     shown = lines(found, task_ids=(HOSTILE,))
     assert all(line.isprintable() for line in shown)
-    assert sum(r"\x1b[2J" in line for line in shown) == 7
+    assert sum(r"\x1b[2J" in line for line in shown) == 9
 
 
 ANYTHING = st.recursive(

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from django.utils.timezone import localtime
 
-from celery_stats.query import MAX_LENGTH
+from celery_stats.control.queues import consumed_queues
 from celery_stats.report import Report
 
-from .tasks import Answers, TaskList, look_ups, task_lists
+from .look_up import look_ups
+from .tasks import Answers, TaskList, errors, slots, task_lists
 from .text import (
-    CELL,
     PAIRS_SHOWN,
     TITLE_LENGTH,
     Count,
@@ -31,42 +31,55 @@ from .text import (
     mapping,
     number,
     pairs,
+    plural,
     shorten,
 )
 
 WORKERS_SHOWN = 300
 QUEUES_SHOWN = 100
+CONSUMERS_NAMED = 10
 
 #: Keys of ``stats`` that have a place of their own on the page.
 KNOWN_STATS = frozenset(("broker", "pid", "pool", "prefetch_count", "rusage", "total", "uptime"))
 
+#: The first one that is true of a report is its state. Only the last one is good.
 HEADINGS = {
-    "complete": "Every worker answered",
+    "none": "No worker answered",
     "missing": "Workers are missing",
     "partial": "Some answers are missing",
-    "none": "No worker answered",
+    "unreadable": "Some replies cannot be read",
+    "unnamed": "Somebody did not answer",
+    "backlog": "Messages wait that nobody consumes",
+    "idle": "A worker consumes no queue",
+    "complete": "Every worker answered",
 }
 #: The context of ``page.html`` if no snapshot could be taken. The page tries again.
-UNAVAILABLE = {"state": "unavailable", "heading": "The broker is unavailable"}
+UNAVAILABLE = {"state": "unavailable", "heading": "The workers could not be asked"}
+
+CONSUMES_NOTHING = "It consumes no queue, so that it receives no task. A restart helps."
 
 
-def page(report: Report, *, json_link: str = "") -> dict[str, Any]:
+def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str, Any]:
     """Return the context of ``page.html`` for a report.
 
     Args:
         report: what the workers answered.
         json_link: the address of the same report as JSON; empty if there is none.
+        visitor: the name of the user who is logged in; empty for nobody.
     """
-    answers, missing, task_ids = report.answers, report.missing, report.question.task_ids
-    names = sorted({*chain.from_iterable(replies or () for replies in answers.values())})
-    state = health(names, missing)
-    tasks = task_lists(answers, report.taken_at)
+    answers, missing, question = report.answers, report.missing, report.question
+    names = answering(report)
+    queues = queue_rows(report)
+    state = health(report, names, queues)
+    tasks = task_lists(report)
     taken_at = localtime(report.taken_at)
     return {
         "state": state,
         "heading": HEADINGS[state],
-        "narrowed": report.question.is_narrowed,
+        "notes": list(notes(report)),
+        "narrowed": question.is_narrowed,
         "json_link": json_link,
+        "visitor": shorten(visitor).shown,
         "answering": count(len(names)),
         "missing_count": count(len(missing)),
         # The name, the key for the script, the fields not answered, and whether some were.
@@ -74,6 +87,9 @@ def page(report: Report, *, json_link: str = "") -> dict[str, Any]:
             (shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names)
             for name, fields in sorted(missing.items())
         ],
+        # Whether a name may have to be removed from the list of the broker.
+        "is_gone": bool(missing.keys() - set(names))
+        and not (report.unreadable or question.workers),
         "taken": {
             "iso": taken_at.isoformat(),
             "clock": f"{taken_at:%H:%M:%S}",
@@ -81,39 +97,103 @@ def page(report: Report, *, json_link: str = "") -> dict[str, Any]:
         },
         "elapsed": f"{report.elapsed * 1000:,.{0 if report.elapsed >= 0.01 else 1}f}",
         "totals": totals(answers, tasks),
-        "workers": excerpt(
-            names, WORKERS_SHOWN, lambda name: worker_row(name, answers, missing.get(name, ()))
-        ),
+        "workers": excerpt(names, WORKERS_SHOWN, lambda name: worker_row(name, report)),
         "tasks": tasks,
-        "queues": queue_rows(report.queues or {}),
-        "look_ups": look_ups(task_ids, answers),
-        "task_id": task_ids[0] if task_ids else "",
-        "id_length": MAX_LENGTH,
+        "queues": queues,
+        "look_ups": look_ups(report),
+        "pasted": " ".join(question.look_up or question.task_ids),
     }
 
 
-def health(names: Collection[str], missing: Mapping[str, Sequence[str]]) -> str:
-    """Return the key of :data:`HEADINGS` for the workers that answered and those missing."""
-    if not names:
-        return "none"
-    if missing.keys() - set(names):
-        return "missing"
-    return "partial" if missing else "complete"
+def answering(report: Report) -> list[str]:
+    """Return the names of the workers that answered anything."""
+    return sorted({*chain.from_iterable(replies or () for replies in report.answers.values())})
+
+
+def health(report: Report, names: Collection[str], queues: Excerpt) -> str:
+    """Return the key of :data:`HEADINGS` for a report.
+
+    Args:
+        report: the report.
+        names: the workers that answered.
+        queues: as :func:`queue_rows` returns them.
+    """
+    is_true = {
+        "none": not names,
+        "missing": report.missing.keys() - set(names),
+        "partial": report.missing or errors(report.answers),
+        "unreadable": report.unreadable,
+        "unnamed": report.unnamed,
+        "backlog": any(queue.is_orphaned for queue in queues.items),
+        "idle": any(consumes_nothing(report, name) for name in report.consumers or ()),
+    }
+    return next((key for key, value in is_true.items() if value), "complete")
+
+
+def notes(report: Report) -> Iterator[str]:
+    """Yield what must be said of who did not answer, without a name."""
+    if report.unreadable:
+        replies = "reply" if report.unreadable == 1 else "replies"
+        yield (
+            f"{report.unreadable:,} {replies} came that this process may not or cannot read. "
+            "Compare its accept_content and its certificates with those of the workers, which "
+            "are alive."
+        )
+    if report.unnamed:
+        one = report.unnamed == 1
+        who = "a frozen worker, or another program" if one else "frozen workers, or other programs"
+        yield (
+            f"{plural(report.unnamed, 'connection')} {'listens' if one else 'listen'} on the "
+            f"workers\N{RIGHT SINGLE QUOTATION MARK} channel in Redis and did not answer: {who}."
+        )
 
 
 def totals(answers: Answers, tasks: Mapping[str, TaskList]) -> list[tuple[str, str, Count, str]]:
     """Return what is counted over all workers: key, title, number, and the number for scripts."""
-    stats = answers.get("stats")
-    accepted = [processed(reply).value or 0 for reply in (stats or {}).values()]
+    stats = answers.get("stats") or {}
+    accepted = [n for n in (processed(reply).value for reply in stats.values()) if n is not None]
     counted = [(key, tasks_of.layout["title"], tasks_of.total) for key, tasks_of in tasks.items()]
-    counted.append(("processed", "Processed", count(None if stats is None else sum(accepted))))
+    counted.append(("processed", "Processed", count(sum(accepted) if accepted else None)))
     return [(*row, "" if row[2].value is None else str(row[2].value)) for row in counted]
 
 
-def queue_rows(queues: Mapping[str, int]) -> Excerpt:
-    """Return the name of each queue and the number of its messages, the longest queue first."""
-    by_length = sorted(queues.items(), key=lambda queue: (-queue[1], queue[0]))
-    return excerpt(by_length, QUEUES_SHOWN, lambda queue: (shorten(queue[0]), count(queue[1])))
+# Queues
+
+
+class Queue(NamedTuple):
+    """A queue as a row. It is orphaned if messages wait in it and nobody consumes it."""
+
+    name: Text
+    key: str
+    waiting: Count
+    consumers: Text
+    is_orphaned: bool
+
+
+def queue_rows(report: Report) -> Excerpt:
+    """Return the queues, the longest first, each with the workers that consume it."""
+    consumers = consumed_queues(report.consumers or {})
+    lengths = dict.fromkeys(consumers) | dict(report.queues or {})
+
+    def row(queue: str) -> Queue:
+        workers = consumers.get(queue, [])
+        named = ", ".join(workers[:CONSUMERS_NAMED])
+        more = len(workers) - CONSUMERS_NAMED
+        return Queue(
+            name=shorten(queue),
+            key=queue[:TITLE_LENGTH],
+            waiting=count(lengths[queue]),
+            consumers=shorten(f"{named} and {more:,} more" if more > 0 else named, TITLE_LENGTH),
+            is_orphaned=bool(lengths[queue]) and report.consumers is not None and not workers,
+        )
+
+    by_length = sorted(lengths, key=lambda queue: (-(lengths[queue] or 0), queue))
+    return excerpt(by_length, QUEUES_SHOWN, row)
+
+
+def consumes_nothing(report: Report, worker: str) -> bool:
+    """Whether a worker says that it consumes no queue."""
+    return (report.consumers or {}).get(worker) in ([], ())
 
 
 # Workers
@@ -128,8 +208,8 @@ class Worker(NamedTuple):
         counts: the number of tasks in each of the four lists, by field.
         processed: tasks that it has accepted since its start.
         missing: the fields that it did not answer, comma-separated.
-        remarks: field and text of each reply that does not have the expected shape.
-        totals: rows of task name, number, and length of a bar.
+        remarks: field and text of each reply that does not have the expected shape; the field is
+            empty for other remarks.
         details: titled lists of the other statistics.
     """
 
@@ -146,43 +226,45 @@ class Worker(NamedTuple):
     memory: str
     missing: str
     remarks: Sequence[tuple[str, Text]]
-    totals: Excerpt
     details: Sequence[tuple[str, Excerpt]]
 
 
-def worker_row(name: str, answers: Answers, missing: Sequence[str]) -> Worker:
-    """Return the row of a worker; ``missing`` are the fields that it did not answer."""
-    replies = {field: (answers[field] or {}).get(name) for field in answers}
+def worker_row(name: str, report: Report) -> Worker:
+    """Return the row of a worker."""
+    replies = {field: (found or {}).get(name) for field, found in report.answers.items()}
     stats = mapping(replies.get("stats"))
-    pool = mapping(stats.get("pool"))
-    pool_name = as_text(pool.get("implementation", ""))
+    pool_name = as_text(mapping(stats.get("pool")).get("implementation", ""))
     counts = {}
     for field in ("active", "reserved", "scheduled", "revoked"):
         reply = replies.get(field)
         counts[field] = count(len(reply) if isinstance(reply, list | tuple) else None)
-    busy, slots = counts["active"], count(pool.get("max-concurrency"))
+    busy, room = counts["active"], count(slots(stats))
     uptime = number(stats.get("uptime"))
     # In kilobytes on Linux, where Celery is supported.
     memory = number(mapping(stats.get("rusage")).get("maxrss"))
     return Worker(
-        name=shorten(name, fits=CELL),
+        name=shorten(name),
         key=name[:TITLE_LENGTH],
-        pool=shorten(
-            pool_name.removeprefix("celery.concurrency.").removesuffix(":TaskPool"), fits=CELL
-        ),
+        pool=shorten(pool_name.removeprefix("celery.concurrency.").removesuffix(":TaskPool")),
         busy=busy,
-        slots=slots,
-        percent=percent(busy.value or 0, slots.value or 0),
+        slots=room,
+        percent=percent(busy.value or 0, room.value or 0),
         counts=counts,
         prefetch=count(stats.get("prefetch_count")),
         processed=processed(stats),
         uptime="" if uptime is None else duration(uptime),
         memory="" if memory is None else f"{memory / 1024:,.{0 if memory >= 10240 else 1}f} MB",
-        missing=", ".join(missing),
-        remarks=list(remarks(replies)),
-        totals=totals_by_task(mapping(stats.get("total"))),
+        missing=", ".join(report.missing.get(name, ())),
+        remarks=remarks(name, report),
         details=details(stats),
     )
+
+
+def remarks(name: str, report: Report) -> list[tuple[str, Text]]:
+    """Return field and text of replies of another shape, such as a reported error."""
+    found = {field: {name: (replies or {}).get(name)} for field, replies in report.answers.items()}
+    said = [(field, shorten(wrong)) for field, wrong in errors(found).get(name, ())]
+    return said + ([("", Text(CONSUMES_NOTHING))] if consumes_nothing(report, name) else [])
 
 
 def percent(part: int, whole: int) -> int:
@@ -198,17 +280,6 @@ def processed(stats: Any) -> Count:
     return count(sum(number(value) or 0 for value in total.values()))
 
 
-def totals_by_task(total: Mapping[str, Any]) -> Excerpt:
-    """Return rows of task name, number, and length of a bar, the largest number first."""
-    numbers = sorted(((number(n) or 0, str(name)) for name, n in total.items()), reverse=True)
-    largest = int(numbers[0][0]) if numbers else 0
-    return excerpt(
-        numbers,
-        PAIRS_SHOWN,
-        lambda row: (shorten(row[1]), count(row[0]), percent(int(row[0]), largest)),
-    )
-
-
 def details(stats: Mapping[str, Any]) -> list[tuple[str, Excerpt]]:
     """Return titled lists of what ``stats`` holds.
 
@@ -221,7 +292,11 @@ def details(stats: Mapping[str, Any]) -> list[tuple[str, Excerpt]]:
         ids = excerpt(pool["processes"], PAIRS_SHOWN, as_text)
         processes["pool"] = f"{', '.join(ids.items)} {ids.note}".rstrip()
         pool = {key: value for key, value in pool.items() if key != "processes"}
+    total = stats.get("total")
+    if isinstance(total, Mapping):
+        total = dict(sorted(total.items(), key=lambda each: -(number(each[1]) or 0)))
     titled = {
+        "Tasks by name": total,
         "Processes": processes or None,
         "Pool": pool,
         "Broker": stats.get("broker"),
@@ -229,72 +304,3 @@ def details(stats: Mapping[str, Any]) -> list[tuple[str, Excerpt]]:
         "Other": {k: v for k, v in stats.items() if k not in KNOWN_STATS} or None,
     }
     return [(title, pairs(value)) for title, value in titled.items() if value is not None]
-
-
-def remarks(replies: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
-    """Yield the field and the text of replies of another shape, such as a reported error."""
-    for field, reply in replies.items():
-        expected = Mapping if field in ("stats", "query_task") else (list, tuple)
-        error = isinstance(reply, Mapping) and set(reply) == {"error"} and reply["error"]
-        if error and not isinstance(error, list | tuple):
-            yield field, shorten(error)
-        elif reply is not None and not isinstance(reply, expected):
-            yield field, shorten(reply)
-
-
-# Messages
-
-
-def refusal(data: Any, status: int, visitor: str) -> dict[str, Any]:
-    """Return the context of ``message.html`` for a request that is answered with an error.
-
-    Args:
-        data: the error as REST framework describes it: ``{"<parameter>": ["…"]}`` for a wrong
-            query, and ``{"detail": "…"}`` otherwise. The latter is not shown, because it is in
-            the language of the project.
-        status: the HTTP status.
-        visitor: the name of the user who is logged in to the project; empty for nobody.
-    """
-    user = f"You are logged in as {shorten(visitor).shown}." if visitor else ""
-    heading, *texts = {
-        400: ["The address asks for something that this page does not know"],
-        401: [
-            "Your session is not accepted here",
-            user,
-            "This project asks for other credentials, such as a token.",
-        ],
-        403: [
-            "You may not see this page",
-            user,
-            "Your account does not have the permission. An administrator of this site can "
-            "grant it.",
-        ],
-        429: ["Too many requests", "Wait a moment, then load the page again."],
-    }.get(status, ["The page cannot be shown"])
-    messages = [("", text) for text in texts if text]
-    if status == 400:
-        messages = [
-            (shorten(name).shown, shorten(message).shown)
-            for name, value in (data if isinstance(data, Mapping) else {"": data}).items()
-            for message in (value if isinstance(value, list | tuple) else [value])
-        ]
-    return {
-        "state": "refused",
-        "heading": heading,
-        "messages": messages,
-        "link": "Show everything" if status == 400 else "",
-    }
-
-
-def about(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the context of ``message.html`` for the answer to OPTIONS."""
-    kinds_by_name = {"Answers with": data.get("renders"), "Reads": data.get("parses")}
-    return {
-        "state": "about",
-        "heading": shorten(data.get("name", "")).shown,
-        "messages": [
-            ("", shorten(data.get("description", ""), TITLE_LENGTH).shown),
-            *((name, ", ".join(kinds)) for name, kinds in kinds_by_name.items() if kinds),
-        ],
-        "link": "Open the page",
-    }

@@ -59,30 +59,47 @@ def lines(report: Report) -> Iterator[Line]:
     answering, elapsed = context["answering"].value, context["elapsed"]
     clock = context["taken"]["clock"]
     if answering:
-        role = WARNING if report.missing else GOOD
+        role = GOOD if context["state"] == "complete" else WARNING
         yield f"{plural(answering, 'worker')} answered in {elapsed} ms at {clock}.", role
     else:
         yield f"No worker answered at {clock}.", ERROR
     yield from silent(report)
+    for queue in context["queues"].items:
+        if queue.is_orphaned:
+            waiting = plural(queue.waiting.value, "message")
+            text = f"No worker that answered consumes {queue.name.shown}, which holds {waiting}."
+            yield printable(text), WARNING
     yield from _workers(context, report)
     running, queues = context["tasks"]["active"], context["queues"]
     yield from _table(
         ("Running for", "Task", "Worker", "Id"),
         [
-            (task.when or NOTHING, task.name, task.workers, task.whole_id or task.id)
+            (task.when or NOTHING, task.name, task.worker, task.whole_id or task.id)
             for task in running.items
         ],
         note=running.note,
     )
-    yield from _table(("Queue", "Waiting"), queues.items, note=queues.note)
-    yield from _table(("Looked up", "State", "Worker"), list(_looked_up(context)))
+    yield from _table(
+        ("Queue", "Waiting", "Consumed by"),
+        [(row.name, row.waiting, row.consumers.shown or NOTHING) for row in queues.items],
+        roles=[WARNING if row.is_orphaned else "" for row in queues.items],
+        note=queues.note,
+    )
+    yield from _looked_up(context)
 
 
 def silent(report: Report) -> Iterator[Line]:
-    """Yield a line for each worker that did not answer everything."""
+    """Yield a line for each worker that did not answer everything, and for who has no name."""
+    if not (report.missing or report.unnamed or report.unreadable):
+        return
+    # Imported here, because a probe does not need the page if all is well.
+    from .fleet import notes
+
     for name, fields in report.missing.items():
         what = "anything" if fields == report.question.fields else ", ".join(fields)
         yield printable(f"{name} did not answer {what}."), WARNING
+    for note in notes(report):
+        yield note, WARNING
 
 
 def _workers(context: Mapping[str, Any], report: Report) -> Iterator[Line]:
@@ -98,15 +115,19 @@ def _workers(context: Mapping[str, Any], report: Report) -> Iterator[Line]:
     )
     for worker in workers:
         for field, remark in worker.remarks:
-            yield printable(f"{worker.name.shown}: {field}: {remark.shown}"), WARNING
+            what = f"{field}: " if field else ""
+            yield printable(f"{worker.name.shown}: {what}{remark.shown}"), WARNING
 
 
-def _looked_up(context: Mapping[str, Any]) -> Iterator[Sequence[Cell]]:
+def _looked_up(context: Mapping[str, Any]) -> Iterator[Line]:
+    """Yield what is known of each task: its id, and below it a line for each sentence."""
     for look_up in context["look_ups"]:
-        for found in look_up.found:
-            yield look_up.id, found.state, found.worker
-        if not look_up.found:
-            yield look_up.id, "unknown", NOTHING
+        yield "", ""
+        yield printable(look_up.id.shown), TITLE
+        if look_up.task is not None and look_up.task.name.shown:
+            yield printable(f"{GAP}{look_up.task.name.shown}({look_up.task.arguments.shown})"), ""
+        for sentence in (*look_up.sentences, *(task.whole_id for task in look_up.fits)):
+            yield printable(f"{GAP}{sentence}"), ""
 
 
 def _table(

@@ -16,7 +16,6 @@ from django.utils.timezone import localtime
 PAIRS_SHOWN = 60  # in each list of a worker's details
 TEXT_LENGTH = 200  # characters in a cell
 TITLE_LENGTH = 500  # characters in a tooltip
-CELL = 20  # characters for which a cell has room at any width of the page
 #: A number that is larger is taken for none, because arithmetic with it can overflow.
 LARGEST = 10**18
 
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 
 class Text(NamedTuple):
-    """A value as text for a cell, and a tooltip if the cell may not show all of it."""
+    """A value as text for a cell, and a tooltip if the text is cut."""
 
     shown: str
     title: str = ""
@@ -50,15 +49,11 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def shorten(value: Any, length: int = TEXT_LENGTH, fits: int | None = None) -> Text:
-    """Return at most ``length`` characters of any value, and more of them as a tooltip.
-
-    A cell certainly has room for ``fits`` characters. A longer text gets a tooltip as well,
-    because the browser may cut it.
-    """
+def shorten(value: Any, length: int = TEXT_LENGTH) -> Text:
+    """Return at most ``length`` characters of any value, and more of them as a tooltip."""
     text = as_text(value)
     if len(text) <= length:
-        return Text(text, text if fits is not None and len(text) > fits else "")
+        return Text(text)
     title = text if len(text) <= TITLE_LENGTH else f"{text[:TITLE_LENGTH]}…"
     return Text(f"{text[: length - 1]}…", title)
 
@@ -106,6 +101,16 @@ def format_time(moment: datetime | None) -> str:
         return "" if moment is None else localtime(moment).isoformat(" ", "seconds")
     except OverflowError:  # The time is within a day of year 1 or 9999.
         return ""
+
+
+def time_of_day(moment: datetime, now: datetime, *, seconds: bool = False) -> str:
+    """Return a time in the project's time zone, with its date only if that is not today's."""
+    try:
+        local = localtime(moment)
+        date = "" if local.date() == localtime(now).date() else f"{local:%Y-%m-%d} "
+    except OverflowError:
+        return ""
+    return f"{date}{local:%H:%M:%S}" if seconds else f"{date}{local:%H:%M}"
 
 
 def excerpt(items: Collection[T], limit: int, row: Callable[[T], Any]) -> Excerpt:

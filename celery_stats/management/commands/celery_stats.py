@@ -21,7 +21,10 @@ from celery_stats.conf import conf
 from celery_stats.control.broker import broker_for
 from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
+from celery_stats.control.question import Question
 from celery_stats.management.forget import NotForgotten, forget, forgettable
+from celery_stats.page.look_up import task_ids
+from celery_stats.page.tasks import errors
 from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
 from celery_stats.page.text import plural
 from celery_stats.query import PARAMETERS, WrongQuestion, make_question
@@ -32,9 +35,9 @@ INCOMPLETE, NOT_ASKED = 1, 2
 
 EXIT_STATUS = (
     "Exit status: 0 if every worker answered everything; 1 if there is no worker, or one did not "
-    "answer everything; 2 if the broker is unavailable, or the command line is wrong. "
-    "With --watch it is the status of the last snapshot. Called from Python, the command raises a "
-    "CommandError whose returncode is this status."
+    "answer everything, or reported an error; 2 if the broker is unavailable, or the command line "
+    "is wrong. With --watch it is the status of the last snapshot. Called from Python, the "
+    "command raises a CommandError whose returncode is this status."
 )
 
 #: Seconds between two snapshots.
@@ -120,8 +123,7 @@ class Command(BaseCommand):
             forget(options["forget"], self.options)
             self.write(printable(f"{options['forget']} is forgotten.") + "\n")
             return
-        question = make_question({name: options[name] or [] for name in PARAMETERS})
-        self.question = replace(question, queues=not (options["json"] or options["field"]))
+        self.question = question_of(options)
         if self.watching:
             report = self.watch(options["watch"])
         else:
@@ -139,6 +141,8 @@ class Command(BaseCommand):
             raise CommandError(incomplete(report), returncode=INCOMPLETE)
         if not any(report.answers.values()):
             raise CommandError("No worker answered.", returncode=INCOMPLETE)
+        if errors(report.answers):
+            raise CommandError("A worker reported an error.", returncode=INCOMPLETE)
 
     def ask(self) -> Report:
         return share_report(self.question, self.options)
@@ -224,6 +228,20 @@ def interval(text: str) -> float:
     if not (isfinite(value) and value >= SHORTEST_INTERVAL):
         raise argparse.ArgumentTypeError(f"must be at least {SHORTEST_INTERVAL:g}")
     return value
+
+
+def question_of(options: Mapping[str, Any]) -> Question:
+    """Return the question that the options ask. Task ids may be pasted with anything around them.
+
+    Raises:
+        WrongQuestion: a value is not accepted.
+    """
+    values = {name: options[name] or [] for name in PARAMETERS}
+    if options["json"]:
+        return make_question(values)
+    pasted = tuple(values["task_id"])
+    question = make_question({**values, "task_id": task_ids(pasted) or pasted})
+    return replace(question, queues=not options["field"], look_up=pasted)
 
 
 def no_snapshot(exc: CeleryStatsError) -> str:

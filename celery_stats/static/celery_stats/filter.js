@@ -4,7 +4,7 @@
 // in the address after "#", which browsers do not send to the server.
 
 (() => {
-  const ROWS = ".worker, #missing > li, .queues > tbody > tr, .tasks > tbody > tr";
+  const ROWS = ".worker, #missing > li, .queues > tbody > tr, .tasks > tbody > tr, .revoked .id";
   const PREFIX = "#filter=";
 
   const main = document.getElementById("live");
@@ -16,7 +16,7 @@
   function text(row) {
     const parts = [row.dataset.key];
     const worker = row.classList.contains("worker");
-    for (const part of worker ? row.querySelectorAll(".name, .clip, .bars th") : [row]) {
+    for (const part of worker ? row.querySelectorAll("tr:first-child .wrap, .more dt") : [row]) {
       parts.push(part.textContent);
       for (const cut of [part, ...part.querySelectorAll("[title]")]) parts.push(cut.title);
     }
@@ -26,11 +26,21 @@
   function narrow() {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = [...main.querySelectorAll(ROWS)];
+    const lists = new Map(); // table or ids -> whether a row of it is shown
     let shown = 0;
     for (const row of rows) {
       const content = words.length ? text(row) : "";
       row.hidden = !words.every((word) => content.includes(word));
       if (!row.hidden) shown += 1;
+      const list = row.closest("table, .revoked");
+      if (list) lists.set(list, lists.get(list) || !row.hidden);
+    }
+    // An empty table would look as if there was no row.
+    for (const [list, matches] of lists) {
+      const classes = list.previousElementSibling.classList;
+      if (list.hidden === matches) list.hidden = !matches;
+      if (list.matches("details") && words.length) list.open = matches;
+      if (classes.contains("unmatched") === matches) classes.toggle("unmatched", !matches);
     }
     const said = words.length ? `${shown} of ${rows.length} rows` : "";
     if (status.textContent !== said) status.textContent = said;

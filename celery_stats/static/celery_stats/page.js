@@ -1,103 +1,57 @@
 "use strict";
 
-// Keeps the page up to date: fetches its own address again, and patches only what differs into the
+// Keeps the page up to date: fetches its own address again, and changes only what differs in the
 // document, so that scroll position, focus, selection, typed text and open sections stay.
 
 (() => {
   const main = document.getElementById("live");
   const interval = 5000; // milliseconds
   const address = location.href.split("#")[0];
-  const [status, pause, refreshLink, contents, connection, announcement] = [
-    "status", "pause", "refresh", "contents", "connection", "announcement",
+  const [status, pause, refreshLink, connection, announcement] = [
+    "status", "pause", "refresh", "connection", "announcement",
   ].map((id) => document.getElementById(id));
 
   const seen = new Map(); // name of each worker that answered -> when it last did, as shown
+  const held = new Map(); // key of each task that is looked up -> who held it, and until when
   let taken = clock(document);
+  let broken = !document.getElementById("taken"); // whether the last answer is not here
   let paused = false;
   let stopped = false;
   let running = false;
+  let wait = interval; // milliseconds until the next refresh
   let timer = 0;
 
   function clock(page) {
     return page.getElementById("taken")?.dataset.clock ?? "";
   }
 
-  // Patching: make `old` equal to `fresh`, touching only what differs.
+  // Changing the document
 
-  function identity(node) {
-    if (node.nodeType !== Node.ELEMENT_NODE) return "";
-    const key = node.id || node.dataset.key;
-    return key ? `${node.nodeName} ${key}` : "";
-  }
-
-  // Removes the indentation between rows, so that rows are each other's neighbours. Spaces within
-  // a line of text stay, because screen readers need them to tell words apart.
-  function removeIndentation(root) {
-    for (const parent of root.querySelectorAll("table, thead, tbody, tr, ul, dl, section")) {
-      for (const child of [...parent.childNodes]) {
-        if (child.nodeType === Node.TEXT_NODE && !child.data.trim()) child.remove();
-      }
+  // Rows have ids, by which idiomorph finds them again. Names can be anything, and equal, so that
+  // the ids are set here, and begin with a word that no other id begins with.
+  function nameRows(page) {
+    const times = new Map();
+    for (const row of page.querySelectorAll("main [data-key]")) {
+      const id = `row ${row.closest("section[id]")?.id} ${row.dataset.key}`;
+      times.set(id, (times.get(id) ?? 0) + 1);
+      row.id = times.get(id) === 1 ? id : `${id} ${times.get(id)}`;
     }
   }
 
-  function patch(old, fresh) {
-    if (old.nodeType !== Node.ELEMENT_NODE) {
-      if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
-      return;
-    }
-    if (old.isEqualNode(fresh)) return;
-    for (const { name } of [...old.attributes]) {
-      // The reader has opened a section, and keepingFocus() has set the tabindex of one.
-      if (!fresh.hasAttribute(name) && name !== "open" && name !== "tabindex") {
-        old.removeAttribute(name);
-      }
-    }
-    for (const { name, value } of fresh.attributes) {
-      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-    }
-    patchContent(old, [...fresh.childNodes]);
+  function change(old, fresh) {
+    const kept = { open: "DETAILS", tabindex: "SECTION", value: "INPUT" };
+    Idiomorph.morph(old, fresh, {
+      callbacks: {
+        // The reader has opened a section or typed a text; keepingFocus() has set a tabindex.
+        beforeAttributeUpdated: (name, element) => kept[name] !== element.nodeName,
+      },
+    });
   }
 
-  function patchContent(old, fresh) {
-    const known = new Map();
-    for (const child of old.childNodes) {
-      const key = identity(child);
-      if (key && !known.has(key)) known.set(key, child);
-    }
-    const wanted = new Set(fresh.map(identity));
-    let here = old.firstChild;
-    for (const next of fresh) {
-      const key = identity(next);
-      // Removes first what is gone, so that the rest need not move: a node that moves loses focus.
-      while (here && identity(here) && !wanted.has(identity(here))) here = drop(here);
-      let match = null;
-      if (key) {
-        match = known.get(key) ?? null;
-        known.delete(key);
-      } else if (here && !identity(here) && here.nodeName === next.nodeName) {
-        match = here;
-      }
-      if (match) {
-        if (match === here) here = here.nextSibling;
-        else old.insertBefore(match, here);
-        patch(match, next);
-      } else {
-        old.insertBefore(document.adoptNode(next), here);
-      }
-    }
-    while (here) here = drop(here);
-  }
-
-  function drop(node) {
-    const next = node.nextSibling;
-    node.remove();
-    return next;
-  }
-
-  function keepingFocus(change) {
+  function keepingFocus(work) {
     const focused = document.activeElement;
     const section = focused?.closest("section[id]");
-    change();
+    work();
     if (!focused || focused === document.activeElement || !main.contains(section ?? main)) return;
     if (document.contains(focused)) {
       focused.focus({ preventScroll: true });
@@ -107,32 +61,29 @@
     }
   }
 
+  function element(name, text, properties = {}) {
+    return Object.assign(document.createElement(name), { textContent: text }, properties);
+  }
+
   // Adds to the list of missing workers those that answered while this page was open, and that the
   // server does not name any more. A worker that stops normally deletes its mailbox, so that the
   // server does not know that it is missing.
-
-  function remember(page) {
-    const here = page.querySelectorAll(".worker");
-    for (const worker of here) seen.set(worker.dataset.key, clock(page));
+  function rememberWorkers(page) {
+    for (const worker of page.querySelectorAll(".worker")) {
+      seen.set(worker.dataset.key, clock(page));
+    }
     const gone = new Map(seen);
     for (const item of page.querySelectorAll(".worker, #missing > li")) gone.delete(item.dataset.key);
     const health = page.getElementById("health");
     const list = page.getElementById("missing");
     if (!gone.size || !list || page.querySelector("[data-excerpt]")) return;
     for (const [name, last] of gone) {
-      const item = document.createElement("li");
-      const label = document.createElement("span");
-      const words = document.createElement("span");
-      const forget = document.createElement("button");
+      const item = element("li", "");
+      const forget = element("button", "Forget", { type: "button", ariaLabel: `Forget ${name}` });
       item.dataset.key = name;
-      label.className = "name";
-      label.textContent = name;
-      words.textContent = `was here until ${last}`;
-      forget.type = "button";
       forget.dataset.forget = name;
-      forget.textContent = "Forget";
-      forget.setAttribute("aria-label", `Forget ${name}`);
-      item.append(label, " ", words, " ", forget);
+      const words = element("span", `was here until ${last}`);
+      item.append(element("bdi", name, { className: "name" }), " ", words, " ", forget);
       list.append(item);
     }
     if (health.dataset.state !== "none") {
@@ -142,54 +93,102 @@
     page.getElementById("missing-count").textContent = list.children.length;
   }
 
+  // Says of tasks that are looked up who held them, once no worker does any more.
+  function rememberTasks(page) {
+    for (const task of page.querySelectorAll(".looked-up")) {
+      const { key, held: now } = task.dataset;
+      if (now) held.set(key, [now, clock(page)]);
+      const [who, until] = held.get(key) ?? [];
+      if (who && !now) {
+        const text = `It was ${who} until ${until}.`;
+        task.querySelector("h3").after(element("p", text, { className: "ended" }));
+      }
+    }
+  }
+
   // Messages to the reader
 
   function show() {
-    const when = taken ? `updated ${taken}` : "no answer yet";
-    status.textContent = stopped ? "Stopped" : `${paused ? "Paused" : "Live"}, ${when}`;
+    const last = taken ? `last answer ${taken}` : "no answer yet";
+    const slow = wait > interval && !broken ? `, every ${Math.round(wait / 1000)} s` : "";
+    let text = `Live, updated ${taken}${slow}`;
+    if (broken) text = `Trying again, ${last}`;
+    if (paused) text = `Paused, ${last}`;
+    if (stopped) text = `Stopped, ${last}`;
+    if (status.textContent !== text) status.textContent = text;
     pause.textContent = paused ? "Resume" : "Pause";
     pause.hidden = stopped;
+    const state = connection.hidden ? heading() : "No answer";
+    document.title = `${state} – Celery workers`;
   }
 
-  function health() {
-    const heading = document.getElementById("health-heading").textContent.trim();
+  function heading() {
+    return document.getElementById("health-heading").textContent.trim();
+  }
+
+  function news() {
     const names = [...document.querySelectorAll("#missing .name")].map((name) => name.textContent);
-    return [heading, ...names.slice(0, 10)].join(", ").slice(0, 500);
+    const ended = [...document.querySelectorAll(".ended")].map((one) => one.textContent);
+    return [heading(), ...names.slice(0, 10), ...ended].join(", ").slice(0, 500);
   }
 
-  function warn(text) {
+  function warn(text, link = "") {
     const since = taken ? ` What you see is from ${taken}.` : "";
-    if (connection.textContent !== text + since) connection.textContent = text + since;
+    if (connection.dataset.text !== text + since) {
+      connection.dataset.text = text + since;
+      connection.textContent = `${text}${since} `;
+      if (link) connection.append(element("a", link, { href: address }));
+    }
     connection.hidden = false;
     main.dataset.stale = "";
+    broken = true;
   }
 
-  function stop(text) {
+  function stop(text, link) {
     stopped = true;
-    warn(text);
+    warn(text, link);
   }
 
-  function apply(fresh, broken) {
-    const before = health();
-    removeIndentation(fresh);
+  function apply(fresh, failed) {
+    const before = news();
+    broken = failed;
+    nameRows(fresh);
     keepingFocus(() => {
-      if (broken && document.getElementById("workers")) {
-        // The broker is unavailable: shows so above the last answer.
-        patch(document.getElementById("health"), fresh.getElementById("health"));
+      if (failed && document.getElementById("workers")) {
+        // Says so above the last answer.
+        change(document.getElementById("health"), fresh.getElementById("health"));
         main.dataset.stale = "";
       } else {
-        if (!broken) remember(fresh);
-        patch(main, fresh.getElementById("live"));
-        patch(contents, fresh.getElementById("contents"));
+        if (!failed) {
+          rememberWorkers(fresh);
+          rememberTasks(fresh);
+        }
+        change(main, fresh.getElementById("live"));
         taken = clock(fresh) || taken;
       }
     });
     connection.hidden = true;
-    connection.textContent = "";
-    if (health() !== before) announcement.textContent = health();
+    connection.textContent = connection.dataset.text = "";
+    if (news() !== before) announcement.textContent = news();
   }
 
   // Fetching
+
+  function read(response, text) {
+    const fresh = new DOMParser().parseFromString(text, "text/html");
+    const ours = fresh.getElementById("live") && fresh.getElementById("health");
+    if (response.type === "opaqueredirect" || response.status === 401) {
+      stop("Your session has ended.", "Log in again");
+    } else if (response.status === 403) {
+      stop("You may no longer see this page.", "Reload");
+    } else if ((response.ok || response.status === 503) && ours) {
+      apply(fresh, !response.ok);
+    } else if (response.ok) {
+      stop("The server answers with another page.", "Reload");
+    } else {
+      warn(`The server answered with an error (${response.status}). Trying again.`);
+    }
+  }
 
   async function refresh() {
     if (running || stopped) return;
@@ -197,8 +196,9 @@
     clearTimeout(timer);
     const began = performance.now();
     const patience = new AbortController();
-    const limit = setTimeout(() => patience.abort(), 30000);
-    let wait = 0;
+    const late = setTimeout(() => warn("The server has not answered yet."), 2 * interval);
+    const limit = setTimeout(() => patience.abort(), 6 * interval);
+    let retryAfter = 0;
     try {
       const response = await fetch(address, {
         headers: { Accept: "text/html" },
@@ -207,30 +207,22 @@
         signal: patience.signal,
       });
       const text = await response.text();
-      wait = 1000 * Number(response.headers.get("Retry-After")) || 0;
-      const fresh = new DOMParser().parseFromString(text, "text/html");
-      const ours = fresh.getElementById("live") && fresh.getElementById("health");
-      if (response.type === "opaqueredirect" || response.status === 401) {
-        stop("Your session has ended. Log in again, then reload.");
-      } else if (response.status === 403) {
-        stop("You may no longer see this page.");
-      } else if ((response.ok || response.status === 503) && ours) {
-        apply(fresh, !response.ok);
-      } else if (response.ok) {
-        stop("The server answers with another page. Reload to see it.");
-      } else {
-        warn(`The server answered with an error (${response.status}). Trying again.`);
-      }
+      retryAfter = 1000 * Number(response.headers.get("Retry-After")) || 0;
+      read(response, text);
     } catch (error) {
       if (!(error instanceof TypeError || error.name === "AbortError")) throw error;
       warn("The server cannot be reached. Trying again.");
     } finally {
+      clearTimeout(late);
       clearTimeout(limit);
       running = false;
-      show();
       // A slow answer has much to render. The pause is longer then, so that this page alone never
-      // keeps the server or the browser busy.
-      schedule(Math.min(60000, Math.max(interval, wait, 10 * (performance.now() - began))));
+      // keeps the server or the browser busy. After a failure it is not, so that the page is soon
+      // there again.
+      const pace = broken ? retryAfter : 10 * (performance.now() - began);
+      wait = Math.min(60000, Math.max(interval, pace));
+      show();
+      schedule(wait);
     }
   }
 
@@ -244,18 +236,15 @@
       await navigator.clipboard.writeText(button.dataset.copy);
     } catch {
       // Browsers offer no clipboard without TLS. This works there, although it is deprecated.
-      const area = document.createElement("textarea");
-      area.className = "unseen";
-      area.value = button.dataset.copy;
+      const area = element("textarea", "", { className: "unseen", value: button.dataset.copy });
       document.body.append(area);
       area.select();
       document.execCommand("copy");
       area.remove();
       button.focus({ preventScroll: true });
     }
-    button.classList.add("done");
-    announcement.textContent = "Copied";
-    setTimeout(() => button.classList.remove("done"), 1500);
+    button.textContent = announcement.textContent = "Copied";
+    setTimeout(() => (button.textContent = "copy"), 1500);
   }
 
   document.addEventListener("click", (event) => {
@@ -278,10 +267,11 @@
     refresh();
   });
 
-  removeIndentation(document);
+  nameRows(document);
   document.documentElement.classList.add("scripted");
   pause.hidden = false;
-  for (const worker of document.querySelectorAll(".worker")) seen.set(worker.dataset.key, taken);
+  rememberWorkers(document);
+  rememberTasks(document);
   show();
   schedule(interval);
 })();

@@ -1,12 +1,12 @@
 "use strict";
 
-// Draws a small line for each total and for the busy slots of each worker: how the figure has
-// changed since the page was opened. Reads the figures from the page after page.js has updated it,
+// Draws a small line for each total, for the busy slots of each worker and for each queue: how the
+// figure has changed since the page was opened. Reads the figures from the page after page.js has updated it,
 // and sends no request to the server.
 
 (() => {
   const POINTS = 240; // of a line; when there are more, every two become one
-  const LINES = 400; // one for each total and worker; the page shows 300 workers
+  const LINES = 500; // one for each total, worker and queue; the page shows 300 and 100
   const SVG = "http://www.w3.org/2000/svg";
 
   const main = document.getElementById("live");
@@ -37,6 +37,9 @@
     found.set("processed", processedPerMinute(time));
     for (const worker of document.querySelectorAll(".worker")) {
       found.set(`worker ${worker.dataset.key}`, number(worker.dataset.busy));
+    }
+    for (const { dataset } of document.querySelectorAll(".queues [data-key]")) {
+      found.set(`queue ${dataset.key}`, number(dataset.waiting));
     }
     return found;
   }
@@ -142,16 +145,17 @@
         const rate = document.createElement("span");
         rate.className = "rate";
         rate.textContent = `${written(values.at(-1))} a minute`;
-        cell.append(rate);
+        total.querySelector("dt").append(" ", rate);
       }
       cell.append(drawing(key === "processed" ? `${name} a minute` : name, values, 1));
     }
-    for (const worker of document.querySelectorAll(".worker")) {
-      const values = lines.get(`worker ${worker.dataset.key}`);
+    for (const row of document.querySelectorAll(".worker, .queues [data-key]")) {
+      const worker = row.classList.contains("worker");
+      const values = lines.get(`${worker ? "worker" : "queue"} ${row.dataset.key}`);
       if (!values?.some((value) => value !== null)) continue;
-      worker.querySelector(".busy > span").append(
-        drawing("Busy", values, number(worker.dataset.slots) || 1),
-      );
+      const cell = row.querySelector(worker ? ".busy > span" : ".waiting");
+      const most = worker ? number(row.dataset.slots) || 1 : 1;
+      cell.append(drawing(worker ? "Busy" : "Waiting", values, most));
     }
   }
 

@@ -1,0 +1,348 @@
+"""Where is this task? What people paste, the tasks that it means, and a sentence for each fact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from celery_stats.control.look_through import MAX_BYTES, MAX_MESSAGES, Extent, Place
+from celery_stats.control.queues import consumed_queues
+from celery_stats.control.results import Backend, Result
+from celery_stats.query import CONTROL, MAX_LENGTH
+from celery_stats.report import Report
+
+from .tasks import (
+    Task,
+    age,
+    due,
+    entries,
+    holders,
+    names,
+    queried,
+    task_of,
+    task_row,
+    time_before,
+    time_to_go,
+)
+from .text import Excerpt, Text, duration, pairs, plural, shorten, time_of_day
+
+#: Characters of the shortest beginning of an id that is looked for.
+SHORTEST_BEGINNING = 8
+
+#: Ids that are named where a beginning fits several, and queues that are named in a sentence.
+FITS_SHOWN, QUEUES_NAMED = 10, 5
+
+#: What stands around an id that is copied from a text, such as quotes.
+_AROUND = "\"'`()[]{}<>.…:“”„«»\u2018\u2019\u2039\u203a"
+_CONTROL = re.compile(f"[{CONTROL}]")
+
+STATES = {
+    "SUCCESS": "it has finished",
+    "FAILURE": "it has failed",
+    "RETRY": "it has failed, and is to be tried again",
+    "STARTED": "a worker has started it, and has not finished it",
+    "REVOKED": "it was revoked",
+    "RECEIVED": "a worker has received it",
+}
+
+
+class LookUp(NamedTuple):
+    """A task that is looked up.
+
+    Attributes:
+        id: the id that was found, or else what was looked for.
+        key: what was looked for, by which the script recognises it from one answer to the next.
+        state: a word for where it is; empty where no worker, backend or queue has it.
+        held: such as "running on a@h", for a task that a worker holds.
+        sentences: what is known, the most important first.
+        task: the task, where a worker described it.
+        pairs: everything that the worker said of it.
+        fits: the ids that a beginning fits, if it fits several.
+    """
+
+    id: Text
+    key: str
+    state: str
+    held: str
+    sentences: Sequence[str]
+    task: Task | None = None
+    pairs: Excerpt | None = None
+    fits: Sequence[Task] = ()
+
+
+class Held(NamedTuple):
+    """What a worker says of a task."""
+
+    worker: str
+    state: str
+    task: Mapping[str, Any]
+
+
+# What people paste
+
+
+def pasted_ids(text: str) -> list[tuple[str, ...]]:
+    """Return the ids in a text that was pasted, each with the ways in which it may be written.
+
+    The first is the exact text, because an id may be any text. After it come its parts, without
+    quotes and in lower case as well.
+    """
+    exact = text.strip()
+    parts = [part.strip(_AROUND) for part in re.split(r"[\s,;]+", exact)]
+    written = [tuple(dict.fromkeys((part, part.lower()))) for part in parts if part]
+    if _CONTROL.search(exact) or len(exact) > MAX_LENGTH or (exact,) in written:
+        return list(dict.fromkeys(written))
+    return list(dict.fromkeys([(exact,), *written]))
+
+
+def task_ids(texts: Collection[str]) -> list[str]:
+    """Return every id that the texts may mean."""
+    ways = (way for text in texts if text.strip() for way in pasted_ids(text))
+    return list(dict.fromkeys(task_id for way in ways for task_id in way))
+
+
+def look_ups(report: Report) -> list[LookUp]:
+    """Return what is known of each task that is looked up."""
+    question = report.question
+    known = _held(report, question.task_ids)
+    found = dict.fromkeys([*known, *_traced(report)])
+    shown: dict[str, LookUp] = {}
+    for text in question.look_up or question.task_ids:
+        ways = pasted_ids(text)
+        whole = text.strip()
+        if whole in found or not ways:
+            ways = [(whole,)]
+        elif len(ways) > 1 and ways[0] == (whole,):
+            ways = ways[1:]
+        for way in ways:
+            task_id = next((task_id for task_id in way if task_id in found), "")
+            look_up = _known(report, way[0], task_id, known.get(task_id, ()))
+            shown.setdefault(look_up.key, look_up)
+    return list(shown.values())
+
+
+def _traced(report: Report) -> list[str]:
+    return [*report.traces.results, *report.traces.places] if report.traces else []
+
+
+def _held(report: Report, wanted: Collection[str]) -> dict[str, list[Held]]:
+    """Return what the workers say of each task, by id, from ``query_task`` and their lists.
+
+    The lists are needed because workers older than Celery 5.7 do not answer ``query_task`` for
+    a task that they hold until its ETA, and no worker does for a revoked one.
+    """
+    answers, ids = report.answers, set(wanted)
+    held: dict[str, dict[str, Held]] = {}
+    for worker, task_id, state, task in queried(answers):
+        if task_id in ids:
+            held.setdefault(task_id, {})[worker] = Held(worker, state, task)
+    for state in ("active", "reserved", "scheduled"):
+        for worker, entry in entries(answers, state):
+            task = task_of(entry)
+            named = task.get("id")
+            if isinstance(named, str) and named in ids:
+                by_worker = held.setdefault(named, {})
+                # It has the ETA, which the answer to query_task has not.
+                if worker not in by_worker or by_worker[worker].state == state:
+                    by_worker[worker] = Held(worker, state, task)
+    found = {task_id: list(by_worker.values()) for task_id, by_worker in held.items()}
+    for task_id, workers in holders(answers).items():
+        if task_id in ids:
+            found.setdefault(task_id, []).append(Held(names(workers), "revoked", {}))
+    return found
+
+
+def _beginning_with(report: Report, text: str) -> list[str]:
+    """Return the ids in the lists that begin with a text, in any case."""
+    if len(text) < SHORTEST_BEGINNING:
+        return []
+    lists = ("active", "reserved", "scheduled")
+    held = [
+        task_of(entry).get("id") for field in lists for _, entry in entries(report.answers, field)
+    ]
+    ids = dict.fromkeys([*held, *holders(report.answers)])
+    return [i for i in ids if isinstance(i, str) and i.lower().startswith(text.lower())]
+
+
+# What is known
+
+
+def _known(report: Report, text: str, task_id: str, held: Sequence[Held]) -> LookUp:
+    """Return what is known of a task.
+
+    Args:
+        report: the report.
+        text: the id as it was looked for.
+        task_id: the id that something is known of; empty if there is none.
+        held: what the workers say of it.
+    """
+    if task_id:
+        return _described(report, text, task_id, held)
+    fits = _beginning_with(report, text)
+    if len(fits) == 1:
+        return _described(report, text, fits[0], _held(report, fits)[fits[0]])
+    if fits:
+        return LookUp(
+            id=shorten(text),
+            key=shorten(text).shown,
+            state="",
+            held="",
+            sentences=[f"{plural(len(fits), 'task')} that workers know begin with it."],
+            fits=[task_row("", task_id) for task_id in fits[:FITS_SHOWN]],
+        )
+    sentences = [*_nobody(report), *_no_result(report), *_no_place(report)]
+    return LookUp(shorten(text), shorten(text).shown, "", "", sentences)
+
+
+def _described(report: Report, text: str, task_id: str, held: Sequence[Held]) -> LookUp:
+    results = report.traces.results if report.traces else {}
+    places = report.traces.places if report.traces else {}
+    result, place = results.get(task_id), places.get(task_id)
+    sentences = [_where(report, each) for each in held]
+    if not held:
+        sentences += _nobody(report)
+    if place is not None:
+        sentences.append(_placed(report, place))
+    if result is not None:
+        sentences.append(_ended(report, result))
+    if not held:
+        sentences += [] if result else _no_result(report)
+        sentences += [] if place or result else _no_place(report)
+    described = next((each for each in held if each.task), None)
+    in_hand = next((each for each in held if each.state != "revoked"), None)
+    return LookUp(
+        id=shorten(task_id),
+        key=shorten(text).shown,
+        state=_state(held, place, result),
+        held=f"{_doing(in_hand.state)} {shorten(in_hand.worker).shown}" if in_hand else "",
+        sentences=sentences,
+        task=task_row(described.worker, described.task) if described else None,
+        pairs=pairs(described.task) if described else None,
+    )
+
+
+def _state(held: Sequence[Held], place: Place | None, result: Result | None) -> str:
+    if held:
+        return shorten(held[0].state, 40).shown
+    if place is not None:
+        return "queued" if place.before is not None else "delivered"
+    return result.state.lower() if result is not None else ""
+
+
+def _doing(state: str) -> str:
+    return {"active": "running on", "reserved": "received by", "scheduled": "held by"}.get(
+        state, "known to"
+    )
+
+
+def _where(report: Report, held: Held) -> str:
+    """Return the sentence for what a worker says of a task."""
+    worker, task = shorten(held.worker).shown, held.task
+    if held.state == "active":
+        seconds = age(report, held.worker, task)
+        if seconds is None:
+            return f"Running on {worker}."
+        since = time_of_day(time_before(report, seconds), report.taken_at)
+        return f"Running on {worker} for {duration(seconds)}, since {since}."
+    if held.state == "scheduled":
+        return _until_eta(report, worker, held)
+    return {
+        "reserved": f"Received by {worker}, not started.",
+        "ready": f"Known to {worker}: it has just finished, or is about to be started.",
+        "revoked": f"Revoked (known to {worker}): a worker that receives it will not execute it.",
+    }.get(held.state, f"{worker} says of it: {shorten(held.state, 40).shown}.")
+
+
+def _until_eta(report: Report, worker: str, held: Held) -> str:
+    eta: datetime | None = due(held.task)
+    if eta is None:
+        return f"On {worker} until its ETA."
+    seconds = time_to_go(report, held.worker, eta)
+    if seconds < 1:
+        return f"On {worker}, due now by its ETA."
+    at = time_of_day(eta, report.taken_at)
+    return f"On {worker} until its ETA, due in {duration(seconds)} ({at})."
+
+
+def _nobody(report: Report) -> Iterator[str]:
+    """Yield that no worker knows it, and who may."""
+    if not any(report.answers.values()):
+        yield "No worker answered."
+    elif report.question.is_narrowed:
+        yield "No worker that was asked and answered knows it."
+    else:
+        yield "No worker that answered knows it."
+    silent = [shorten(worker).shown for worker in report.missing]
+    if silent:
+        yield f"{names(silent)} did not answer, and may hold it or be executing it."
+
+
+def _ended(report: Report, result: Result) -> str:
+    """Return the sentence for what the result backend holds."""
+    meaning = STATES.get(result.state, "it has a state of its own")
+    when = ""
+    if result.at is not None:
+        passed = (report.taken_at - result.at).total_seconds()
+        ago = f", {duration(passed)} ago" if passed >= 1 else ""
+        when = f" at {time_of_day(result.at, report.taken_at, seconds=True)}{ago}"
+    return f"The result backend says {result.state}: {meaning}{when}."
+
+
+def _no_result(report: Report) -> Iterator[str]:
+    """Yield what follows from a result backend that says nothing of it."""
+    if report.traces is not None:
+        yield {
+            Backend.ANSWERED: "The result backend has nothing of it: results expire, and tasks "
+            "that ignore their result leave none.",
+            Backend.NONE: "The app has no result backend that would know how it ended.",
+            Backend.PRIVATE: "The result goes to the process that sent the task alone, so that "
+            "nobody else can know how it ended.",
+            Backend.LATE: "The result backend did not answer in time.",
+            Backend.FAILED: "The result backend failed; the log of this process says why.",
+        }[report.traces.backend]
+
+
+def _placed(report: Report, place: Place) -> str:
+    """Return the sentence for where the broker holds a task."""
+    queue = shorten(place.queue).shown
+    if place.before is None:
+        return (
+            f"It was delivered from {queue} to a worker that has not finished it; it is delivered "
+            "again after the visibility timeout."
+        )
+    before = f"about {plural(place.before, 'message')}" if place.before else "no message"
+    return f"Waits in {queue}, {before} before it{_consumed_by(report, place.queue)}."
+
+
+def _consumed_by(report: Report, queue: str) -> str:
+    if report.consumers is None:
+        return ""
+    consumers = consumed_queues(report.consumers).get(queue)
+    if consumers:
+        return f", consumed by {names([shorten(worker).shown for worker in consumers])}"
+    return ", and no worker that answered consumes it"
+
+
+def _no_place(report: Report) -> Iterator[str]:
+    """Yield what follows from queues in which it was not found."""
+    lengths = report.queues
+    if report.traces is None or not lengths:
+        return
+    queues = sorted(lengths, key=lambda name: (-lengths[name], name))
+    listed = ", ".join(shorten(name).shown for name in queues[:QUEUES_NAMED])
+    more = f" and {len(queues) - QUEUES_NAMED:,} more" if len(queues) > QUEUES_NAMED else ""
+    if report.traces.extent is Extent.ALL:
+        yield f"It is not in the queues {listed}{more}."
+    elif report.traces.extent is Extent.PART:
+        yield (
+            f"It was not found in the queues {listed}{more}, of which no more than "
+            f"{MAX_MESSAGES:,} messages and {MAX_BYTES // 2**20} MiB are looked through."
+        )
+    else:
+        yield "Nobody can look into the queues of this broker."
+        for name in queues[:QUEUES_NAMED]:
+            if lengths[name]:
+                waiting = f"Messages in {shorten(name).shown}: {lengths[name]:,}"
+                yield f"{waiting}{_consumed_by(report, name)}."
