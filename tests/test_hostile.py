@@ -231,7 +231,7 @@ class TestReplies:
 
         with Mailbox(broker, EVIL, speak) as mailbox:
             response = api.get(URL)
-        assert mailbox.heard.count("stats") == 2
+        assert mailbox.heard.count("stats") >= 2
         assert mailbox.heard.count("active") >= 2
         answer = response.json()
         assert answer["stats"] == {EVIL: "late"}
@@ -514,7 +514,7 @@ class TestPayloads:
             commands.append(command)
             if len(commands) == 1:
                 # All in one go, so that no silence comes between them.
-                self.push(mailbox, command, *[b"not JSON"] * 2500)
+                self.push(mailbox, command, *[b"not JSON"] * 1000)
             mailbox.answer(command)
 
         response = ask(api, redis_broker, speak)

@@ -18,7 +18,6 @@ from typing import Any
 from celery import Celery
 from celery.app import backends
 from celery.backends.base import DisabledBackend
-from celery.fixups.django import DjangoWorkerFixup
 from celery.states import PENDING
 
 logger = logging.getLogger(__name__)
@@ -134,7 +133,10 @@ def _close(app: Celery, backend: Any) -> None:
         pool = getattr(getattr(backend, "client", None), "connection_pool", None)
         if pool is not None:
             pool.disconnect()
-        # Celery's own way to close Django's connections after a task.
+        # Celery's own way to close Django's connections after a task. Imported here, because a web
+        # process needs nothing else of the worker.
+        from celery.fixups.django import DjangoWorkerFixup
+
         fixup = DjangoWorkerFixup(app)
         fixup.close_database()
         fixup.close_cache()

@@ -46,14 +46,14 @@ class Snapshot:
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the call to the last reply that was waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
-        traces: what was found out about the tasks that are looked up and that no worker names;
-            None if there is no such task.
-        question: what was asked.
         consumers: worker name to its reply to ``active_queues``; None where it was not asked for.
         clocks: the time of each worker with this app when it answered, in seconds since 1970.
         unnamed: how many connections listen as workers do, answered nothing and have no name that
             is known: frozen workers, or other programs. Redis only.
         unreadable: how many nodes sent a reply that this process cannot decode, or must not.
+        traces: what was found out about the tasks that are looked up and that no worker names;
+            None if there is no such task.
+        question: what was asked.
     """
 
     answers: Mapping[str, Mapping[str, Any] | None]
@@ -61,12 +61,12 @@ class Snapshot:
     taken_at: datetime
     elapsed: float
     queues: Mapping[str, int] | None = None
-    question: Question = Question()  # noqa: RUF009 - it is frozen
     consumers: Mapping[str, Any] | None = None
     clocks: Mapping[str, float] = field(default_factory=dict)
     unnamed: int = 0
     unreadable: int = 0
     traces: Traces | None = None
+    question: Question = Question()  # noqa: RUF009 - it is frozen
 
 
 def take_snapshot(

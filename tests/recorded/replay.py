@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import override_settings
 from rest_framework.test import APIRequestFactory, force_authenticate
 
@@ -73,6 +73,7 @@ def replayed(recorded: Mapping[str, Any]) -> Iterator[None]:
             taken_at=datetime.fromisoformat(recorded["taken_at"]),
             elapsed=recorded["elapsed"],
             queues=recorded["queues"] if question.queues else None,
+            question=question,
         )
 
     app = celery_app.make_app({"broker_url": "redis://broker.internal:6379/2"})
@@ -99,8 +100,9 @@ def command(query: Mapping[str, list[str]]) -> bytes:
     options = {name: list(values) for name, values in query.items()}
     try:
         call_command("celery_stats", stdout=output, stderr=errors, no_color=True, **options)
-    except SystemExit as exc:
-        status = int(exc.code or 0)
+    except CommandError as exc:
+        status = exc.returncode
+        errors.write(f"CommandError: {exc}\n")
     written = output.getvalue(), errors.getvalue(), f"{status}\n"
     titles = "standard output", "standard error", "exit status"
     return "".join(

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,10 @@ class Command(BaseCommand):
         broker = Broker(folder)
         if not broker.is_own:
             try:
-                with suppress(SystemExit):  # There is no worker yet.
-                    call_command("celery_stats", timeout=0.1, stdout=StringIO(), stderr=StringIO())
+                call_command("celery_stats", timeout=0.1, stdout=StringIO(), stderr=StringIO())
             except CommandError as exc:
-                raise DemoError(f"The broker cannot be used. {exc}") from exc
+                if exc.returncode != 1:  # There is no worker yet.
+                    raise DemoError(f"The broker cannot be used. {exc}") from exc
             stack.callback(broker.clean)
         self.say(f"Broker: {broker}")
 
