@@ -97,8 +97,9 @@ class Collector:
         self._beats = roster.no_workers()
         self._with_app: set[str] = set()
         self._asked_for_the_rest: set[str] = set()
-        self._pings = 1  # to every node, and further ones to those that are waited for
-        self._late_pings: set[str] = set()  # the tickets of the further ones
+        self._looks = 1  # at who is there, after the ping
+        self._late_pings: set[str] = set()  # tickets of pings to those that are waited for
+        self._pongs_expected: dict[str, int] = {}  # by ticket, for pings by name
 
     def run(self, ends: float) -> None:
         """Ask, then read replies until nobody else will answer.
@@ -123,8 +124,13 @@ class Collector:
         self._expected = self.presence.expected()
         self.state = self._read(ends)
         self._remember()
-        is_settled = self.state is State.SETTLED and not self.presence.is_reply_expected
-        self._connection.is_reply_expected = not is_settled
+        self._connection.is_reply_expected = self._is_reply_expected()
+
+    def _is_reply_expected(self) -> bool:
+        """Whether a reply may come after the question has ended."""
+        if self.state is not State.SETTLED or self.presence.is_reply_expected:
+            return True
+        return any(self.replies.total(t) < n for t, n in self._pongs_expected.items())
 
     def _read(self, ends: float) -> State:
         came = False
@@ -172,25 +178,27 @@ class Collector:
             if self._silence_of_all < self._ping_after():
                 return False
             self._connection.bind_again()
-            self.replies.ping = self._send_ping(())
-            self._pinged_at = self._connection.now()
-            self.presence.after_ping()
+            self._ping_everybody()
             self.state = State.PINGED
             return True
-        if self.presence.doubts and self._seconds_to_second_look() <= 0:
-            self.presence.look_again()
-            return True
-        if self._silence >= self._patience * self._pings:
-            self._ping_again()
+        is_time = self._silence >= self._patience * self._looks
+        if is_time or (self.presence.doubts and self._seconds_to_second_look() <= 0):
+            self._looks += is_time
+            self._look_again()
             return True
         impatient = self._silence >= self._patience
         return self._retries.proceed(self.presence.suspects(), self._patience, impatient=impatient)
 
-    def _ping_again(self) -> None:
-        """Ping whoever is waited for: the ping to all may have been lost with its mailbox."""
-        self._pings += 1
-        names = sorted(self.presence.awaited())[:MAX_NAMED]
-        if names:
+    def _ping_everybody(self) -> None:
+        self.replies.ping = self._send_ping(())
+        self._pinged_at = self._connection.now()
+        self.presence.after_ping()
+
+    def _look_again(self) -> None:
+        """Ping whoever is waited for, because a ping may be lost with a mailbox, or everybody."""
+        if self.presence.look_again():
+            self._ping_everybody()
+        elif names := sorted(self.presence.awaited())[:MAX_NAMED]:
             self._late_pings.add(self._send_ping(names))
 
     def _owing_the_rest(self) -> set[str]:
@@ -212,7 +220,7 @@ class Collector:
         steps.append(self._retries.seconds_to_wait(self._patience))
         if self.presence.doubts:
             steps.append(self._seconds_to_second_look())
-        steps.append(self._patience * self._pings - self._silence)
+        steps.append(self._patience * self._looks - self._silence)
         return min(steps)
 
     # Asking
@@ -256,6 +264,7 @@ class Collector:
         self._silence_of_all = 0.0
         ticket = self._connection.publish(PING, {}, expires=self._timeout, workers=nodes)
         self._tickets[ticket] = PING
+        self._pongs_expected[ticket] = len(nodes)
         return ticket
 
     def _ask_again(self, step: Step, workers: Collection[str]) -> str:
@@ -290,7 +299,6 @@ class Collector:
         for worker in self.replies.heard:
             node = self._roster.node(worker)
             node.without_app = worker not in self._with_app
-            node.lost_at = None
         now = self._connection.now()
         for worker in self._retries.lost_active:
             self._roster.node(worker).lost_active_at = now

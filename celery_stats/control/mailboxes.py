@@ -48,6 +48,7 @@ class Mailboxes:
     channel: Any
     mailbox: Mailbox
     is_virtual: bool
+    _server_id: str | None = None
 
     def guarded(self) -> AbstractContextManager[None]:
         raise NotImplementedError
@@ -164,16 +165,19 @@ class Mailboxes:
         except self.connection.channel_errors as exc:
             return getattr(exc, "code", None) != 404
 
-    def restarted_since(self, at: float) -> bool:
-        """Whether the server was started after a moment, in monotonic seconds. Redis only."""
-        with self.guarded(), self.channel.conn_or_acquire() as client:
-            try:
-                uptime = float(client.info("server")["uptime_in_seconds"])
-            except NoPermissionError:
-                log_refused("INFO", "server")
-                return False
-        # Redis counts whole seconds, so it may have been started up to a second earlier.
-        return self.now() - uptime > at
+    def server_id(self) -> str:
+        """Return what tells the running Redis server from the one before; empty if refused.
+
+        A connection cannot survive the server, so it is asked once.
+        """
+        if self._server_id is None:
+            with self.guarded(), self.channel.conn_or_acquire() as client:
+                try:
+                    self._server_id = str(client.info("server").get("run_id", ""))
+                except ResponseError:
+                    log_refused("INFO", "server")
+                    self._server_id = ""
+        return self._server_id
 
 
 def log_refused(command: str, key: str) -> None:

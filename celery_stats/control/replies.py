@@ -103,6 +103,10 @@ class Replies:
         beats = [name for name in self.only_pongs if self._times[self.beat_ping, name]]
         return self._total[self.asked] + len(beats)
 
+    def total(self, ticket: str) -> int:
+        """Return how many replies to one message came."""
+        return self._total[ticket]
+
     def total_of(self, ticket: str, names: Collection[str]) -> int:
         """Return how many replies to one message came under these names."""
         return sum(self._times[ticket, name] for name in names)

@@ -40,9 +40,9 @@ class AmqpPresence(Presence):
     def look_again(self) -> bool:
         names = self._without_mailbox - self.replies.heard - self.replies.pongs
         self._without_mailbox = frozenset()
-        gone = self.connection.missing_mailboxes(names - self.roster.losers())
-        self.replies.gone |= gone
-        return bool(gone)
+        losers = self.roster.losers(self.connection.now())
+        self.replies.gone |= self.connection.missing_mailboxes(names - losers)
+        return False
 
     @property
     def doubts(self) -> bool:

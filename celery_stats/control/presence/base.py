@@ -70,9 +70,12 @@ class Presence(ABC):
         """
         if self.replies.is_anybody_pending or self.suspects():
             return None
-        if self.requested and all(map(self.replies.is_done, self.requested)):
-            return 0.0
-        return self._patience()
+        return 0.0 if self.is_whole else self._patience()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everybody who was asked for by name has answered."""
+        return bool(self.requested) and all(map(self.replies.is_done, self.requested))
 
     @abstractmethod
     def _patience(self) -> float | None:
@@ -93,8 +96,8 @@ class Presence(ABC):
             name
             for name in names
             if (
-                nodes[name].may_be_worker
-                if name in nodes
+                nodes[name].is_worker
+                if name in nodes and nodes[name].heard_at is not None
                 else name not in others and not name.startswith(BEAT)
             )
         }
@@ -119,7 +122,10 @@ class Presence(ABC):
         return False
 
     def look_again(self) -> bool:
-        """Look a second time, some time after the ping; return whether anything has changed."""
+        """Look again, some time after the ping; return whether every node has to be pinged again.
+
+        Called once if there are doubts, and as long as somebody is waited for.
+        """
         return False
 
     def remember(self, *, whole_window: bool) -> None:
@@ -134,7 +140,7 @@ class Presence(ABC):
         for name in self.replies.pongs - self.replies.heard:
             if name in self.replies.no_workers or name in self.roster.nodes:
                 self.roster.hear(name, now, is_worker=False)
-        for name in self.awaited() & self.roster.losers():
+        for name in self.awaited() & self.roster.losers(now):
             self.roster.node(name).lost_at = None
 
     def expected(self) -> set[str]:

@@ -37,10 +37,6 @@ class Node:
     lost_active_at: float | None = None
     is_absent: bool = False
 
-    @property
-    def may_be_worker(self) -> bool:
-        return self.is_worker or self.heard_at is None
-
 
 @dataclass
 class Roster:
@@ -50,10 +46,16 @@ class Roster:
         nodes: name to node, for at most :data:`MAX_WORKERS` names.
         silent: how many connections without a name stayed silent for a whole ``timeout``, and
             did not answer any later question; None before a question has waited so long.
+        silent_since: monotonic seconds of the end of that ``timeout``.
+        server: the id of the running Redis server; empty where it is not known.
+        restarted_at: monotonic seconds when another server was found; None for never.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     silent: int | None = None
+    silent_since: float = 0.0
+    server: str = ""
+    restarted_at: float | None = None
 
     def node(self, name: str) -> Node:
         """Return the node of a name. It is remembered as long as there is room."""
@@ -81,11 +83,19 @@ class Roster:
 
     def no_workers(self) -> set[str]:
         """Return the names that have answered pings and no worker command."""
-        return {name for name, node in self.nodes.items() if not node.may_be_worker}
+        return {
+            name
+            for name, node in self.nodes.items()
+            if node.heard_at is not None and not node.is_worker
+        }
 
-    def losers(self) -> set[str]:
-        """Return the workers that have lost a reply, and may be without a mailbox for a while."""
-        return {name for name, node in self.nodes.items() if node.lost_at is not None}
+    def losers(self, now: float) -> set[str]:
+        """Return the workers that have just lost a reply, and may be without a mailbox."""
+        return {
+            name
+            for name, node in self.nodes.items()
+            if node.lost_at is not None and now - node.lost_at < SAFE_FIRST
+        }
 
     def absent(self) -> set[str]:
         return {name for name, node in self.nodes.items() if node.is_absent}

@@ -55,7 +55,7 @@ class TablePresence(Presence):
             for name in self._listed - self.replies.heard - self.replies.pongs:
                 self.roster.node(name).is_absent = True
         if not self._is_list_unknown:
-            self.roster.forget(self.roster.nodes.keys() - self._listed)
+            self.roster.forget(self.roster.workers() - self._listed)
 
     def awaited(self) -> set[str]:
         return self._awaited() - self.replies.heard - self.replies.pongs
