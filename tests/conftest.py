@@ -34,7 +34,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("celery_stats")
 
 
+#: A test with one of these fixtures or marks is not quick.
+SLOW_FIXTURES = {"redis_server", "own_redis", "make_broker", "fleet", "browser", "recorded"}
+SLOW_MARKS = {"broker", "browser", "clients", "dropin"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if not fixtures and not any(item.get_closest_marker(name) for name in SLOW_MARKS):
+            item.add_marker("quick")
     ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 

@@ -28,6 +28,8 @@ from celery_stats.control.question import FIELDS
 from tests.brokers import AMQP_URL, RedisServer
 from tests.processes import ROOT, wait_until
 
+pytestmark = pytest.mark.broker
+
 WORKERS = ["worker1@demo", "worker2@demo"]
 QUEUES = ["orders", "reports"]
 

@@ -36,6 +36,8 @@ from tests.mailbox import Mailbox
 from tests.network import Proxy, silent_port
 from tests.processes import Process, free_port, wait_until
 
+pytestmark = pytest.mark.broker
+
 URL = "/api/celery-stats/"
 DEADLINE = 2.4
 CONF: dict[str, Any] = {"CELERY_APP": "tests.celery_app:app", "TIMEOUT": 1.0, "DEADLINE": DEADLINE}

@@ -29,7 +29,10 @@ PYTHONS: dict[str, str] = json.loads(os.environ.get("CELERY_STATS_TEST_WORKERS",
 #: The versions that the app supports. Workers of the others are started without it.
 SUPPORTED = [version for version in PYTHONS if version != "5.3"]
 
-pytestmark = pytest.mark.skipif(not PYTHONS, reason="CELERY_STATS_TEST_WORKERS names no Pythons")
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.skipif(not PYTHONS, reason="CELERY_STATS_TEST_WORKERS names no Pythons"),
+]
 
 
 def start(broker: Broker, version: str, *, with_app: bool) -> Worker:

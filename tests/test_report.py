@@ -65,6 +65,7 @@ def secretive() -> Iterator[Broker]:
     server.stop()
 
 
+@pytest.mark.broker
 def test_secrets__nowhere(
     secretive: Broker, use: Any, api: APIClient, caplog: pytest.LogCaptureFixture
 ) -> None:
