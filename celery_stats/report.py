@@ -13,8 +13,7 @@ from .control.configuration import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
 from .control.question import CeleryApp, Options, Question
 from .control.snapshot import Snapshot, take_snapshot
-from .masking.answers import mask, safe_error
-from .masking.jsonsafe import jsonsafe
+from .masking.answers import jsonsafe, mask, safe_error
 from .query import WrongQuestion, make_question
 from .sharing import SingleFlight
 

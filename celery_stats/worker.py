@@ -116,6 +116,6 @@ def _to_json(reply: Any) -> str:
     # arguments of tasks run code of the project here, which may raise anything.
     except Exception:  # noqa: BLE001
         # Imported here, because it needs REST framework, which connect() must not load.
-        from .masking.jsonsafe import jsonsafe
+        from .masking.answers import jsonsafe
 
         return json.dumps(jsonsafe(reply))

@@ -1,201 +1,183 @@
-"""Masks credentials in text, by the forms that they have.
+"""Masks the credentials in text: names with values, userinfo of URLs, and known formats.
 
-The forms are those that the documentation of brokers, databases, cloud storage and HTTP APIs
-shows. Names with values are found by ``named_values``, all other forms by the patterns here.
-Every repetition of the patterns is bounded, because a worker can send any text.
+Whoever sends a task can send any text. So a text is searched in pieces, other threads run between
+two of them, and the texts of one answer share a limit of time.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
-from .named_values import ANY_NAME, NAME_WITH_STEM, secret_values
-from .names import STEMS
+#: Characters that are searched at a time, those after them that may belong to what is found, and
+#: those after which a value that goes on is taken to reach to the end of its text.
+PIECE, OVERLAP, LONGEST = 16_384, 2_048, 65_536
+#: Seconds from the beginning of an answer. What is left then is masked whole, but for short
+#: texts without any sign of a credential. 10 000 tasks with ordinary arguments take a tenth of it.
+SECONDS = 1.5
+#: Names and harmless texts of one answer that are remembered, and characters of a text.
+REMEMBERED = 1_000
 
-#: Named credentials that are masked one by one in a text. Whatever follows the last of them is
-#: masked as a whole, because a text of megabytes full of them would keep the process busy.
-MAX_FOUND = 1000
-
-#: Characters of text that are searched for one answer. Searching a million of the worst kind takes
-#: 0.8 s. Later texts are masked as a whole, unless they hold no sign of a credential.
-MAX_EXAMINED = 5_000_000
-
-#: Names whose verdict, and texts whose harmlessness, is remembered within one answer. It is also
-#: the length from which on a text is not remembered.
-MAX_REMEMBERED = 1000
-
-# -- Signs: most texts hold no credential, and these patterns tell so faster than all the others.
-
-# What every named credential holds, and what the patterns for headers and commands need. They are
-# in small letters and the text is made so, because ignoring case is several times slower.
-_SIGNS = re.compile(f"{STEMS}|basic|negotiate|identified|splunk|ssws|-u")
-# The same where the filter of a project decides about names: what can stand after any name.
-_SIGNS_FOR_ANY_NAME = re.compile(r"[=:,'\"<]|-|" + _SIGNS.pattern)
-# As many characters of a token as the shortest of the published formats has.
-SHORTEST_TOKEN = 16
-_LONG_WORD = re.compile(rf"[A-Za-z0-9_-]{{{SHORTEST_TOKEN}}}")
-
-# -- User and password in front of a host.
-
-# Userinfo as the standard for URLs allows it: redis://user:secret@host.
-_USERINFO = re.compile(r"(?<=://)(?:[^\s/?#'\"<>]|['\"](?![\s,:)\]}])){1,1000}(?=@)")
-# A password with a "/", "#", "?" or space that should be encoded: redis://user:se/cret@host.
-# What follows the colon may be no port, as in http://host:80/@me.
-_RAW_USERINFO = re.compile(
-    r"(?<=://)(?!\[)[^\s/?#:@'\"<>]{0,100}:(?!\d{1,5}(?:[\s/?#,;)\]}'\"]|$))"
-    r"[^\s@'\"<>](?:(?!://)[^\n@'\"<>]){0,200}(?=@[\w\[])(?!@sha256:)"
+#: How tokens begin, as their publishers document. At least 16 characters follow, with a digit.
+PREFIXES = (
+    r"gh[opsur]_|github_pat_|gl[a-z]{2,6}-|xox[a-z]-|xapp-|[sr]k_live_|[sr]k_test_|whsec_|sk-|AIza"
+    r"|ya29\.|GOCSPX-|AKIA|ASIA|SG\.|npm_|pypi-|hf_|do[opr]_v1_|shp[acps][a-z]_|hv[sb]\.|key-"
+    r"|dckr_[op]at_|ATATT3|dapi|gl[a-z]{1,2}_|lin_api_|NRAK-|ntn_|PMAK-|pul-|rubygems_|xkeysib-"
+    r"|sntry[su]_|sq0[a-z]{3}-|tskey-"
 )
-# The same where the password begins as a port does: redis://user:12/cret@host. Not in URLs of
-# HTTP and web sockets, because their paths can hold an "@": http://host:80/@me.
-_NUMBER_FIRST = re.compile(
-    r"(?<=://)(?<!http://)(?<!https://)(?<!ws://)(?<!wss://)(?!\[)"
-    r"[^\s/?#:@'\"<>]{0,100}:\d{1,5}[/#?][^\s@'\"<>]{0,200}(?=@[\w\[])"
+#: What is masked: the last group, or all that is found. A group "name" is followed by what can
+#: stand between a name and its value, and the value is masked if the name is secret.
+RULES = (
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY[A-Z ]{0,20}-----(?:[^-]|-(?!----)){0,20000}"
+    r"(?:-----END [A-Z ]{0,50}-----)?",
+    # The password of a URL, also with a raw "/", or a user alone if it has a digit.
+    r"://(?!\[)(?:[^\s/?#:@'\"<>]{0,100}:([^\s/?#'\"<>]{1,500}"
+    r"|(?!\d{1,5}(?:[\s/?#,;)\]}'\"]|$))[^\s@'\"<>]{1,200})"
+    r"|([^\s/?#:@'\"<>\d]{0,100}\d[^\s/?#:@'\"<>]{0,100}))(?=@)",
+    # Without a scheme: user:secret@host:5432, user:secret@tcp(host), -u user:secret.
+    r"(?<![\w/.@:+%-])((?:-u|--user)[ =]['\"]?)?[\w.+%-]{1,64}:([^\s@'\"/:,;]{1,100})"
+    r"(?(1)|(?=@(?:[\w.-]{1,200}:\d{2,5}\b|\w{1,20}\()))",
+    rf"(?<![\w-])(?=[\w.-]{{20}})(?:{PREFIXES})(?=[\w-]*?\d)[\w-]{{16,}}(?:\.[\w-]+)*",
+    r"(?<![\w-])eyJ[\w-]{6,}\.[\w-]{4,}(?:\.[\w-]*){0,3}",  # JSON web tokens
+    r"(?<!\d)\d{8,10}:([\w-]{35})(?![\w-])",  # Telegram
+    r"hooks\.slack\.com/services/([\w/]{10,})",
+    r"""(?x)(?<![\w$-])(?P<name>(?:(?i:api|access|private|secret)[ ](?=(?i:keys?)\b))?
+        (?P<dash>-)?[\w$-]{1,100})(?:                              # key=x, "key": x
+        (?P<quote>\\{0,8}["'])?\]?[ \t]{0,50}(?P<sign>=>|:=|==?|:(?![/:]))[ \t]{0,50}
+        | \\{0,8}["'][ ]?,[^{}]{0,100}?\b[vV]alue\\{0,8}["']?[ ]?[:=][ ]?  # "key", "value": x
+        | (?P<comma>\\{0,8}["'])\s{0,9},\s{0,9}  # ["key", "x"], "--key", "x"
+        | (?P<element>(?:\s[^<>]{0,100})?>(?:\s{0,9}<!\[CDATA\[)?)  # <key>x</key>
+        | (?P<gap>(?:[ ]BY)?[ \t]{1,9})(?:(?(dash)(?![-\s])|(?=["']))  # --key x, KEY 'x'
+          | (?=[A-Za-z~+/:=%_-]{1,30}\d|\d{1,30}[A-Za-z])(?=[\w.~+/=:%-]{6})))""",
 )
-# Without a scheme: user:secret@host:5432, or user:secret@tcp(host) for the drivers of Go.
-_NO_SCHEME = re.compile(
-    r"(?<![\w/.@:+%-])[\w.+%-]{1,100}:(?!//)[^\s@'\"]{1,200}(?=@(?:[\w.-]{1,200}:\d{2,5}\b|\w{1,20}\())"
+_RULES = [re.compile(rule) for rule in RULES]
+# What every text holds in which a rule finds something.
+_MAY_HOLD = re.compile(r"[=:,>'\"\s]|[\w.-]{20}")
+
+# Where a value ends: if that is in doubt, late, so that no part of a credential is left. Celery's
+# reprs escape neither backslashes nor the quotes in bytes, so what follows a quote tells its end.
+_QUOTED = re.compile(
+    r"(?s)[bBfrRuU]{0,2}(?P<quote>\\{0,8}(?:'''|\"\"\"|[\"']))(?P<value>(?:[^\\]|\\.)*?)"
+    r"(?P<end>(?P=quote)(?=[\s,)}\]:;&<>?#\\\"']|$)|\Z)"
+)
+_BRACKETS = [  # ['x'], Secret('x'), <Secret x>, also with brackets inside
+    re.compile(rf"[\w.]{{0,100}}\{a}(?:[^\{a}\{b}]+|\{a}[^\{a}\{b}]*\{b}?)*\{b}?")
+    for a, b in ("[]", "()", "{}", "<>")
+]
+_PLAIN = re.compile(  # key=x b=1, key=x&b=1, key=x, b=1, f(key=x)
+    r"(?:[^\s;&,\"')\]}>]+|&(?![\w.%\[\]-]{1,100}=|amp;|$)"
+    r"|,(?!\s|$|[\"']?[\w.-]{1,100}[\"']?\s?[=:])|[\"')\]}>](?![\s,;)\]}>\"'&\\]|$))*"
+)
+_LINE = {quote: re.compile(rf"[^\r\n{quote}]*") for quote in "\n'\""}  # 'Cookie: a=b; c=d'
+_TO_SEMICOLON = re.compile(r"[^;]*")
+_ELEMENT = re.compile(r"(?s)(?<=CDATA\[)(?:(?!\]\]>).)*|[^<]*(?=</)")
+
+# What stands before and after a name and its value.
+_PAIR_FOLLOWS = re.compile(r"[^;&\n]{0,200};\s?[\w ]{1,50}=")  # Password=x y;Port=1
+_BEGINS = re.compile(r"(?:^|[\[(,]\s{0,3})[\[(]\\{0,8}[\"']\Z|<(?:[\w.-]{1,20}:)?\Z")
+_PAIR_ENDS = re.compile(r"(?:\\{0,8}[\"'])?\s{0,9},?\s{0,9}[)\]]")
+_PROSE = re.compile(r"[a-z]+ [a-z]+\b")  # your password: the link is below
+# No credential: none, one that was masked, or a reference to one: null, ***, ${KEY}, <your-key>.
+_NONE = re.compile(
+    r"(?i:none|null|nil|undefined|true|false|\*+|\.\.\.|\$?\{[a-z_.]{0,50}\}|\{\{[^{}]{1,100}\}\}"
+    r"|\$[a-z_]+|%\(\w{1,50}\)s|%s|<[a-z_ -]{1,50}>)(?=[\s&;,'\")\]}>]|$)"
 )
 
-# -- Formats that their publishers document so that they can be recognised.
 
-_TOKENS = re.compile(
-    # JSON web tokens.
-    r"\beyJ[\w-]{6,}\.[\w-]{4,}(?:\.[\w-]*){0,3}"
-    # Tokens with a prefix: GitHub, GitLab, Slack, Stripe, Google, SendGrid, npm, PyPI and others.
-    r"|\b(?:gh[opsur]_\w{20,}|github_pat_\w{20,}|gl[a-z]{2,6}-[\w-]{20,}|xox[a-z]-[\w-]{10,}"
-    r"|xapp-[\w-]{10,}|[sr]k_(?:live|test)_\w{8,}|whsec_[\w+/=]{8,}|sk-[\w-]{20,}|AIza[\w-]{30,}"
-    r"|ya29\.[\w-]{10,}|SG\.[\w-]{10,}\.[\w-]{10,}|npm_\w{30,}|pypi-[\w-]{20,}|hf_\w{20,}"
-    r"|do[opr]_v1_\w{20,}|shp(?:at|ca|pa|ss)_\w{20,}|hv[sb]\.[\w-]{20,}|key-[0-9a-f]{32}"
-    r")(?![\w-])"
-    # Telegram's bots: 123456789:AAF….
-    r"|(?<!\d)\d{8,10}:[\w-]{35}(?![\w-])"
-    # The paths of webhooks, which are credentials: of Slack, and of Discord.
-    r"|(?<=hooks\.slack\.com/services/)[\w/]{10,}"
-    r"|(?<=/api/webhooks/)\d{5,}/[\w-]{10,}"
-)
-# Private keys in PEM, also without their end: -----BEGIN RSA PRIVATE KEY-----….
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?P<kind>[A-Z ]{0,30}PRIVATE KEY[A-Z ]{0,20})-----"
-    r"(?:(?!-----).){0,20000}(?:-----END [A-Z ]{0,50}-----)?",
-    re.DOTALL,
-)
-
-# -- XML, HTTP, SQL and command lines.
-
-# An element of XML and what it holds: <password>secret</password>.
-_ELEMENT = re.compile(
-    r"<(?P<name>[\w:.-]{1,100})(?:\s[^<>]{0,200})?>(?P<value>[^<]{1,10000})(?=</)"
-)
-# The scheme and the credential of an Authorization header: Bearer secret, Basic c2VjcmV0.
-_SCHEMES = re.compile(
-    r"\b(?P<head>(?P<scheme>Bearer|Basic|Token|Negotiate|Api-?Key|SharedKey|SharedKeyLite|SSWS"
-    r"|Splunk)(?:\s{1,3}|%20))(?P<value>[\w.~+/=:%-]{6,})",
-    re.IGNORECASE,
-)
-# A digit, a sign or a capital inside tells the credential after a scheme from prose, such as
-# "Token expired".
-_NOT_A_WORD = re.compile(r"\d|[_=+/~]|[a-z][A-Z]|[A-Z]{2}[a-z]")
-# Words of prose after "Bearer".
-_PROSE_AFTER_BEARER = {"authentication", "authorization", "scheme", "tokens", "header"}
-# A password in SQL: CREATE USER shop IDENTIFIED BY secret.
-_IDENTIFIED = re.compile(r"(?P<head>\bIDENTIFIED\s{1,3}BY\s{1,3})(?P<value>\S{1,200})", re.I)
-# User and password as an option of curl: -u user:secret.
-_USER_OPTION = re.compile(
-    r"(?P<head>(?:^|[\s'\"])(?:-u|--user|--proxy-user)[\s=]{0,3}['\"]?[^\s:'\"]{1,100}:)"
-    r"(?P<value>[^\s'\"]{1,200})"
-)
+def is_credential(value: Any) -> bool:
+    """Return whether a value under a secret name is one: not if it is none or a reference."""
+    if type(value) is str:
+        return value != "" and not _NONE.fullmatch(value)
+    return type(value) is not bool and value not in (None, [], {})
 
 
 class TextMasker:
-    """Masks the credentials in the texts of one answer.
+    """Masks the credentials in the texts of one answer, for :data:`SECONDS` from its beginning."""
 
-    Attributes:
-        harmless: texts of this answer in which nothing was found.
-    """
-
-    def __init__(
-        self, is_secret: Callable[[str], bool], substitute: str, *, has_stems: bool
-    ) -> None:
-        """
-        Args:
-            is_secret: decides about names.
-            substitute: what stands in place of a credential.
-            has_stems: whether every secret name holds one of ``names.STEMS``. The names
-                that the filter of a project holds for secret may hold none.
-        """
-        self.is_secret = is_secret
+    def __init__(self, is_secret: Callable[[str], bool], substitute: str) -> None:
+        self.is_secret = lru_cache(REMEMBERED)(lambda name: self._is_over() or is_secret(name))
         self.substitute = substitute
-        self.harmless: set[str] = set()
-        self._left = MAX_EXAMINED
-        self._names = NAME_WITH_STEM if has_stems else ANY_NAME
-        self._signs = _SIGNS if has_stems else _SIGNS_FOR_ANY_NAME
+        self._harmless: set[str] = set()
+        self._ends = time.monotonic() + SECONDS
+        self._looks, self._over = 0, False
+
+    def _is_over(self) -> bool:
+        """Return whether the time is over. Few calls look at the clock, which is slow."""
+        self._looks += 1
+        if self._looks % 32 == 0:
+            self._over = time.monotonic() > self._ends
+        return self._over
 
     def mask_text(self, text: str) -> str:
         """Return the text without the credentials that can be recognised in it."""
-        masked = self._search(text)
-        if masked == text and len(self.harmless) < MAX_REMEMBERED > len(text):
-            self.harmless.add(text)
+        if text in self._harmless or (len(text) < PIECE and not _MAY_HOLD.search(text)):
+            return text
+        masked = self.substitute if self._is_over() else text
+        for rule in _RULES:
+            masked = self._replace(rule, masked)
+        if masked == text and len(self._harmless) < REMEMBERED > len(text):
+            self._harmless.add(text)
         return masked
 
-    def _search(self, text: str) -> str:
-        # One short word, without any separator, is no token and holds no name with its value.
-        if len(text) < SHORTEST_TOKEN and text.isalnum():
-            return text
-        has_userinfo = "@" in text and ":" in text
-        has_long_word = _LONG_WORD.search(text)
-        has_sign = self._signs.search(text.lower())
-        if not (has_userinfo or has_long_word or has_sign):
-            return text
-        self._left -= len(text)
-        if self._left < 0:
-            return self.substitute
-        if has_userinfo:
-            patterns = (_RAW_USERINFO, _NUMBER_FIRST, _USERINFO) if "://" in text else ()
-            for pattern in (*patterns, _NO_SCHEME):
-                text = pattern.sub(lambda match: self.mask_userinfo(match[0]), text)
-        if has_long_word:
-            text = _TOKENS.sub(lambda match: self.substitute, text)
-        return self._mask_after_signs(text) if has_sign else text
-
-    def mask_userinfo(self, userinfo: str) -> str:
-        """Return ``user:password`` without the password, or a user alone without the user.
-
-        A user alone may be a token. What is empty or masked already is returned as it is.
-        """
-        user, colon, password = userinfo.partition(":")
-        secret = password if colon else user
-        if not secret.strip("*"):
-            return userinfo
-        return f"{user}:{self.substitute}" if colon else self.substitute
-
-    def _mask_after_signs(self, text: str) -> str:
-        if "PRIVATE KEY" in text:
-            text = _PRIVATE_KEY.sub(lambda match: self.substitute, text)
-        text = self._mask_named_values(text)
-        if "</" in text:
-            text = _ELEMENT.sub(self._masked_element, text)
-        text = _SCHEMES.sub(self._masked_scheme, text)
-        for pattern in (_IDENTIFIED, _USER_OPTION):
-            text = pattern.sub(lambda match: f"{match['head']}{self.substitute}", text)
-        return text
-
-    def _mask_named_values(self, text: str) -> str:
+    def _replace(self, rule: re.Pattern[str], text: str) -> str:
         parts: list[str] = []
-        done = 0
-        for start, end in secret_values(text, self._names, self.is_secret):
-            parts += text[done:start], self.substitute
-            if len(parts) > 2 * MAX_FOUND:
-                return "".join(parts)
-            done = end
+        done = position = 0
+        while position < len(text):
+            limit = position + PIECE
+            match = rule.search(text, position, limit + OVERLAP)
+            if match and match.start() < limit:
+                if match.end() == limit + OVERLAP:  # It may go on after them.
+                    match = rule.match(text, match.start()) or match
+                start, end = self._found(match)
+                if text[start:end].strip("* "):
+                    parts += text[done:start], self.substitute
+                    done = end
+                position = end
+            elif (position := limit) < len(text):
+                self._looks |= 31  # Looks at the clock below.
+                time.sleep(0)
+            if position < len(text) and self._is_over():
+                return "".join([*parts, self.substitute])
         return "".join([*parts, text[done:]]) if parts else text
 
-    def _masked_element(self, match: re.Match[str]) -> str:
-        found = self.is_secret(match["name"]) and match["value"].strip()
-        return match[0].replace(match["value"], self.substitute) if found else match[0]
+    def _found(self, match: re.Match[str]) -> tuple[int, int]:
+        """Return from where to where to mask."""
+        if "name" not in match.re.groupindex:
+            return match.span(match.lastindex or 0)
+        is_scheme = match["gap"] and match["name"].lower() in {"basic", "identified", "ssws"}
+        is_named = is_scheme or self.is_secret(match["name"])
+        return (is_named and _value(match)) or (match.end("name"),) * 2
 
-    def _masked_scheme(self, match: re.Match[str]) -> str:
-        value = match["value"]
-        bearer = match["scheme"].lower() == "bearer" and value.lower() not in _PROSE_AFTER_BEARER
-        found = bearer or _NOT_A_WORD.search(value)
-        return f"{match['head']}{self.substitute}" if found else match[0]
+
+def _value(match: re.Match[str]) -> tuple[int, int] | None:
+    """Return where the value of a secret name begins and ends; None if it is no credential."""
+    text, start, sign = match.string, match.end(), match["sign"]
+    before = text[max(match.start() - 50, 0) : match.start()]
+    last = before.rstrip(" \t")[-1:]
+    is_pair = match["comma"] and not match["dash"]
+    if (is_pair or match["element"]) and not _BEGINS.search(before):
+        return None
+    is_line = sign == ":" and last in ("", "\n")
+    if sign == ":" and not match["quote"]:
+        # No value: "your password: the link is below", "auth: ok", session:token:1.
+        is_prose = match["name"] == "auth" or (not is_line and _PROSE.match(text, start))
+        if is_prose or before[-1:] in (".", ":", "/"):
+            return None
+    bare = _PLAIN
+    if is_line or (sign == ":" and match["name"].lower().endswith(("authorization", "cookie"))):
+        bare = _LINE.get(last, _LINE["\n"])
+    elif sign and (last == ";" or (not last and _PAIR_FOLLOWS.match(text, start))):
+        bare = _TO_SEMICOLON
+    kinds = [_ELEMENT] if match["element"] else [_QUOTED, *_BRACKETS, bare]
+    found = next(filter(None, (kind.match(text, start, start + LONGEST) for kind in kinds)), None)
+    if found is None:
+        return None
+    begin, end = found.span("value" if found.re is _QUOTED else 0)
+    end = len(text) if found.end() == start + LONGEST else end
+    # A long value is taken for the second part of a pair without a look at what follows.
+    if is_pair and end - begin < OVERLAP and not _PAIR_ENDS.match(text, end):
+        return None
+    return None if begin == end or _NONE.match(text, begin) else (begin, end)
