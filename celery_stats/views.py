@@ -194,7 +194,11 @@ class CeleryStatsView(APIView):
     def get(self, request: Request, **kwargs: Any) -> Response:
         # The keyword arguments are those of the path that the project includes the endpoint under.
         question = self._question(request)
-        report = share_report(question, ReportOptions.from_conf(conf, app=self.celery_app))
+        options = ReportOptions.from_conf(conf, app=self.celery_app)
+        # Metrics do not show arguments, so these are not searched for credentials.
+        if isinstance(request.accepted_renderer, OpenMetricsRenderer):
+            options = replace(options, hide_arguments=True)
+        report = share_report(question, options)
         missing = encode_worker_names(report.missing)
         return ReportResponse(report, headers={MISSING_WORKERS: missing} if missing else None)
 

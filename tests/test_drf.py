@@ -253,6 +253,26 @@ def test_atomic_requests__no_transaction_while_workers_are_asked(
     assert open_transactions == [False]
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("kind", "hidden"), [("json", False), ("openmetrics", True)])
+def test_metrics__arguments_are_not_searched(
+    monkeypatch: pytest.MonkeyPatch, workerless: Broker, kind: str, hidden: bool
+) -> None:
+    seen: list[bool] = []
+    report = get_report(app=workerless.app)
+
+    def noted(question: Any, options: Any) -> Any:
+        seen.append(options.hide_arguments)
+        return report
+
+    monkeypatch.setattr("celery_stats.views.share_report", noted)
+    client = APIClient()
+    user = User.objects.create_user("ada", is_staff=True)
+    client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.create(user=user).key}")
+    assert client.get(f"/api/celery-stats/?format={kind}").status_code == 200
+    assert seen == [hidden]
+
+
 def standardized(exc: Exception, context: Any) -> Response | None:
     """An exception handler with bodies of another shape, which logs what it gets."""
     if not isinstance(exc, APIException):

@@ -472,6 +472,20 @@ def test_mask__deep_arguments() -> None:
     assert "hunter2" not in text
 
 
+@pytest.mark.parametrize("redact", [False, True])
+def test_mask__hidden_arguments__are_not_looked_at(redact: bool) -> None:
+    class Untouchable:
+        def __repr__(self) -> str:
+            looked.append(self)
+            return "x"
+
+    looked: list[Any] = []
+    task = a_task(args=[Untouchable()], kwargs={"a": Untouchable()})
+    masked = mask({"active": {WORKER: [task]}}, redact=redact, hide_arguments=True)
+    assert masked["active"][WORKER] == [a_task(args=STARS, kwargs=STARS)]
+    assert looked == []
+
+
 def test_mask__off() -> None:
     answers = {
         "active": {WORKER: [a_task(args=[{"token": "x"}], kwargs={"password": "hunter2"})]},

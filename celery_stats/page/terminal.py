@@ -206,8 +206,10 @@ class Screen:
 
 def clip(text: str, columns: int) -> str:
     """Return as much of a text as fits into so many columns of a terminal."""
-    if width(text) <= columns:
+    # No character that is shown is narrower than one column, but for those that combine.
+    start = text[: 4 * columns]
+    if start == text and width(text) <= columns:
         return text
-    while text and width(text) >= columns:
-        text = text[:-1]
-    return f"{text}…"
+    while start and width(start) >= columns:
+        start = start[:-1]
+    return f"{start}…"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from django.utils.timezone import localtime
 
 PAIRS_SHOWN = 60  # in each list of a worker's details
+NAME_LENGTH = 80  # characters in the name of a detail
 TEXT_LENGTH = 200  # characters in a cell
 TITLE_LENGTH = 500  # characters in a tooltip
 #: A number that is larger is taken for none, because arithmetic with it can overflow.
@@ -122,19 +123,24 @@ def excerpt(items: Collection[T], limit: int, row: Callable[[T], Any]) -> Excerp
 
 def pairs(value: Any) -> Excerpt:
     """Return any value as rows of (name, text, tooltip)."""
-
-    def row(item: tuple[str, Any]) -> tuple[str, str, str]:
-        name, inner = item
-        text = shorten(round(inner, 3) if isinstance(inner, float) else inner)
-        return shorten(name, 80).shown, text.shown, text.title
-
-    return excerpt(list(_flatten(value)), PAIRS_SHOWN, row)
+    rows, total = [], 0
+    for total, (name, inner) in enumerate(_flatten(value), start=1):
+        if total <= PAIRS_SHOWN:
+            text = shorten(round(inner, 3) if isinstance(inner, float) else inner)
+            rows.append((name, text.shown, text.title))
+    note = f"Showing {PAIRS_SHOWN:,} of {total:,}." if total > PAIRS_SHOWN else ""
+    return Excerpt(rows, count(total), note)
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``("writes.total", 4)`` for ``{"writes": {"total": 4}}``."""
+    """Yield ``("writes.total", 4)`` for ``{"writes": {"total": 4}}``.
+
+    Names are cut before they are joined: a long one would be repeated for each of its leaves.
+    """
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _flatten(inner, f"{path}.{key}" if path else str(key))
+            name = as_text(key)[:NAME_LENGTH]
+            joined = f"{path}.{name}" if path else name
+            yield from _flatten(inner, shorten(joined, NAME_LENGTH).shown)
     else:
         yield path, value
