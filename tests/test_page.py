@@ -139,6 +139,16 @@ def test_shorten() -> None:
     assert formatting.shorten({"a": 1}).shown == "{'a': 1}"
 
 
+def test_pairs__a_long_name_over_many_leaves__cut_before_it_is_repeated() -> None:
+    long = "k" * 100_000
+    rows = formatting.pairs({long: {long: {str(n): n for n in range(1000)}}, "writes": {"all": 4}})
+    assert rows.items[0] == ("k" * 79 + "…", "0", "")
+    assert len(rows.items) == formatting.PAIRS_SHOWN
+    assert (rows.total.value, rows.note) == (1001, "Showing 60 of 1,001.")
+    # What is yielded for a leaf is short, whatever stands above it.
+    assert max(len(name) for name, _ in formatting._flatten({long: {"a": {"b": 1}}})) <= 80
+
+
 def test_count() -> None:
     assert formatting.count(1234567) == (1234567, "1,234,567")
     for value in ("N/A", None, True, [1], {}):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
@@ -129,6 +130,14 @@ def test_clip() -> None:
     assert terminal.clip("abc", 3) == "abc"
     assert terminal.clip("abcd", 3) == "ab…"
     assert terminal.clip("日本語", 4) == "日…"
+
+
+def test_clip__megabytes__only_the_beginning_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    width = terminal.width
+    monkeypatch.setattr(terminal, "width", lambda text: measured.append(len(text)) or width(text))
+    assert terminal.clip("日" * 1_000_000, 4) == "日…"
+    assert max(measured) <= 16
 
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n\u202eevil\u200b\x9b31m\ud800" + "x" * 300
