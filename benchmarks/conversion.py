@@ -30,7 +30,7 @@ from rest_framework.renderers import JSONRenderer  # noqa: E402
 from celery_stats.masking.answers import mask  # noqa: E402
 
 ROUNDS = 15
-LIMIT = 2.0
+LIMIT = 2.5
 WORKER = "celery@worker-1"
 
 

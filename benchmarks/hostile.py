@@ -1,4 +1,4 @@
-"""What a hostile worker can cost a web process: one request under attack, one more, one after it.
+"""What task senders, workers and peers of the broker can cost a web process.
 
     python -m benchmarks.hostile
     python -m benchmarks.hostile --only "million names"
@@ -7,8 +7,12 @@ Each row has a broker of its own, an honest worker, and gunicorn with the demo p
 default settings. The hostile worker is another process. It says all that it has to say to the
 first command, for twenty seconds and 300 000 messages at the most. A helper sends small replies
 for 4.5 seconds, because a request ends after a second of silence. ``peak`` is the largest resident
-memory that the web process ever had (VmHWM), before the attack and at the end. The last request
-follows when the hostile worker is gone, and its answer must hold the honest worker.
+memory that the web process ever had (VmHWM), before the attack and at the end. ``standstill`` is
+the longest time in which another request of the process (without credentials, so it is refused)
+had no answer while the first request under attack was under way. The last request follows when
+the hostile worker is gone, and its answer must hold the honest worker. What a task sender does
+arrives as the reply of a worker that holds such tasks. Names that a peer of the broker leaves in
+its list stay there.
 
 RabbitMQ takes part where ``CELERY_STATS_TEST_AMQP_URL`` names one.
 """
@@ -25,10 +29,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPConnection
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.support import PATH, Web, children, demo_project, place, show, status
+from celery_stats.control.question import ARGUMENT
 from tests.brokers import AMQP_URL, Broker
 from tests.celery_app import make_app
 from tests.mailbox import Mailbox
@@ -95,6 +101,29 @@ def compressed() -> Iterator[Reply]:
     yield body, {"compression": "application/x-gzip"}
 
 
+def worst_texts() -> Iterator[Reply]:
+    """Two tasks that wait for their ETA, each with a text of the worst kind for one pattern."""
+    request = task(1, EVIL, args=[",a:" * 800_000 + "@"])
+    yield joint(scheduled=[{"eta": "2030-01-01T00:00:00+00:00", "request": request}] * 2), {}
+
+
+def prose() -> Iterator[Reply]:
+    """Four megabytes of words, none of which is a credential."""
+    yield joint(reserved=[task(1, EVIL, args=["key of the token " * 250_000])]), {}
+
+
+def long_key() -> Iterator[Reply]:
+    members = {str(number): number for number in range(4000)}
+    tasks = [task(1, EVIL, id=LOOKED_UP, kwargs={"k" * 200_000: {"l" * 1000: members}})]
+    yield joint(active=tasks), {}
+
+
+def joint(**replies: Any) -> str:
+    """The reply of a worker with the app, to all fields at once."""
+    text = json.dumps({"time": time.time(), "replies": {"stats": {}, **replies}})
+    return json.dumps({EVIL: {ARGUMENT: text}})
+
+
 def names(a_reply: int) -> Iterator[Reply]:
     for first in range(0, MB, a_reply):
         yield json.dumps({f"{n}@new": {} for n in range(first, first + a_reply)}), {}
@@ -111,7 +140,18 @@ ATTACKS: dict[str, Callable[[], Iterator[Reply]]] = {
     "1 MB that unpacks to 1 GB": compressed,
     "a million names in one reply": partial(names, MB),
     "a million names in 1 000 replies": partial(names, 1000),
+    "two texts of the worst kind": worst_texts,
+    "4 MB of words": prose,
+    "a long key over 4 000 members": long_key,
+    "names of 5 MB": partial(one, {"n" * 5 * MB: {}, "m" * 5 * MB: {}}),
+    "a late reply with 400 000 names": partial(one, {f"{n}@late": {} for n in range(400_000)}),
+    "300 000 names in the broker's list": partial(one, {EVIL: {}}),
 }
+#: What a task sender does. The workers answer as always, so no helper holds the request up.
+BY_TASKS = ("two texts of the worst kind", "4 MB of words", "a long key over 4 000 members")
+#: The query of the requests, where it is not that of a plain GET: the page that looks a task up.
+LOOKED_UP = "0b4e3d4e-8f3a-4d5e-9a53-1f6b7c8d9e0f"
+QUERIES = {"a long key over 4 000 members": f"?format=html&task_id={LOOKED_UP}"}
 
 
 def attack(name: str, config: str) -> None:
@@ -121,10 +161,16 @@ def attack(name: str, config: str) -> None:
     """
     replies = list(ATTACKS[name]()) if "without end" not in name else ATTACKS[name]()
 
+    first: list[dict[str, Any]] = []
+
     def speak(mailbox: Mailbox, command: dict[str, Any]) -> None:
         if mailbox.heard.count("stats") < 2 or command["method"] != "stats":
             mailbox.answer(command)
+            first.append(command)
             return
+        if "late" in name:
+            mailbox.answer(command)
+            command = first[0]
         ends = time.monotonic() + SECONDS
         for count, (body, headers) in enumerate(replies):
             if count == MESSAGES or time.monotonic() > ends:
@@ -176,45 +222,90 @@ def hostile_worker(name: str, broker: Broker) -> Iterator[None]:
         popen.communicate()
 
 
-def ask(web: Web) -> tuple[str, str]:
+def ask(web: Web, query: str = "") -> tuple[str, str]:
     """Return the seconds until the whole answer was there with its status, and what it holds."""
     connection = HTTPConnection("127.0.0.1", web.port, timeout=60)
     began = time.monotonic()
-    connection.request("GET", PATH, headers={"Authorization": f"Token {web.token}"})
+    connection.request("GET", PATH + query, headers={"Authorization": f"Token {web.token}"})
     response = connection.getresponse()
     body = response.read()
-    took = time.monotonic() - began
+    took = f"{time.monotonic() - began:.1f} s, {response.status}"
     connection.close()
-    try:
-        answer = json.loads(body.decode())
-    except ValueError:
-        return f"{took:.1f} s, {response.status}", "not JSON"
     if response.status != 200:
-        return f"{took:.1f} s, {response.status}", "an error in JSON"
-    honest = "with" if HONEST in (answer["stats"] or ()) else "WITHOUT"
-    return f"{took:.1f} s, {response.status}", f"JSON {honest} the honest worker"
+        return took, "an error"
+    try:
+        honest = HONEST in (body.decode() if query else json.loads(body.decode())["stats"] or ())
+    except ValueError:
+        return took, "not JSON"
+    return took, f"{'with' if honest else 'WITHOUT'} the honest worker"
+
+
+class Watch(Thread):
+    """Sends requests that are refused, one after the other, until it is stopped."""
+
+    def __init__(self, web: Web) -> None:
+        super().__init__()
+        self._port, self._over = web.port, Event()
+        self.longest = 0.0
+
+    def run(self) -> None:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        while not self._over.wait(0.01):
+            began = time.monotonic()
+            connection.request("GET", PATH)
+            connection.getresponse().read()
+            self.longest = max(self.longest, time.monotonic() - began)
+        connection.close()
+
+    def stop(self) -> str:
+        self._over.set()
+        self.join()
+        return f"{self.longest:.2f} s"
+
+
+def list_names(broker: Broker) -> None:
+    """Add names to the list of mailboxes, as a peer of the broker can. Nobody removes them."""
+    with broker.app.connection_for_write() as connection:
+        channel = connection.default_channel
+        exchange = broker.app.control.mailbox.exchange.name
+        key = channel.keyprefix_queue % exchange
+        for first in range(0, 300_000, 10_000):
+            channel.client.sadd(
+                key,
+                *(
+                    channel.sep.join(["", "", f"{number}@made-up.{exchange}"])
+                    for number in range(first, first + 10_000)
+                ),
+            )
 
 
 def measure(name: str, kind: str, token: str) -> list[str]:
+    query = QUERIES.get(name, "")
     with place(kind) as broker:
         web = Web(broker, token)
         try:
             with Mailbox(broker, HONEST, Mailbox.answer):
                 [pid] = children(web.pid)
-                helper = Mailbox(broker, HELPER, Helper().speak)
+                speak = Mailbox.answer if name in BY_TASKS else Helper().speak
+                helper = Mailbox(broker, HELPER, speak)
                 with hostile_worker(name, broker), helper:
                     ask(web)
                     before = status(pid, "VmHWM")
-                    took, what = ask(web)
-                    again, _ = ask(web)
-                after, whole = ask(web)
+                    if "list" in name:
+                        list_names(broker)
+                    watch = Watch(web)
+                    watch.start()
+                    took, what = ask(web, query)
+                    standstill = watch.stop()
+                    again, _ = ask(web, query)
+                after, whole = ask(web, query)
                 alive = children(web.pid) == [pid]
                 peak = status(pid, "VmHWM") if alive else 0
         finally:
             web.stop()
-    ordinary = f"{after}" if alive and "JSON with" in whole else f"{after}: {whole}"
+    ordinary = f"{after}" if alive and whole.startswith("with ") else f"{after}: {whole}"
     memory = f"{before / 1000:.0f} to {peak / 1000:.0f} MB"
-    row = [f"{kind}: {name}", took, what, memory, again, ordinary]
+    row = [f"{kind}: {name}", took, what, standstill, memory, again, ordinary]
     print(*row, sep=" | ", file=sys.stderr)
     return row
 
@@ -228,11 +319,17 @@ def main() -> None:
         attack(*options.attack)
         return
     kinds = ["redis", *(["amqp"] if AMQP_URL else [])]
-    header = ["a hostile worker sends", "first request", "answer", "peak", "second", "afterwards"]
+    header = ["what is sent", "first request", "answer", "standstill of another", "peak"]
     with demo_project() as token:
         chosen = [name for name in ATTACKS if options.only in name]
-        rows = [measure(name, kind, token) for kind in kinds for name in chosen]
-        show("Under attack (DEADLINE 5 s, so that a request must end within 6 s)", header, rows)
+        rows = [
+            measure(name, kind, token)
+            for kind in kinds
+            for name in chosen
+            if kind == "redis" or "list" not in name  # RabbitMQ has no such list.
+        ]
+        title = "Under attack (DEADLINE 5 s, so that a request must end within 6 s)"
+        show(title, [*header, "second request", "afterwards"], rows)
 
 
 if __name__ == "__main__":
