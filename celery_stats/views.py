@@ -111,22 +111,21 @@ class CeleryStatsView(APIView):
         }
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
-        # Without the authenticators. REST framework does not handle errors of this method, such as
-        # that of a wrong setting, and only the negotiation tells whether this is the page.
-        return Request(
-            request,
-            parsers=self.get_parsers(),
-            negotiator=self.get_content_negotiator(),
-            parser_context=self.get_parser_context(request),
-        )
+        try:
+            return super().initialize_request(request, *args, **kwargs)
+        except WrongSetting:
+            # REST framework does not handle errors of this method. perform_authentication() meets
+            # this one again.
+            return Request(request, parser_context=self.get_parser_context(request))
 
     def perform_authentication(self, request: Request) -> None:
         self._session_user = getattr(request._request, "user", None)
-        request.authenticators = [*(request.authenticators or ()), *self.get_authenticators()]
+        authenticators = [*(request.authenticators or self.get_authenticators())]
         # Visitors of the page are logged in to the project by a session, which the classes of the
         # project's API may not read.
         if self._is_page and self._has_default_authentication:
-            request.authenticators.append(SessionAuthentication())
+            authenticators.append(SessionAuthentication())
+        request.authenticators = authenticators
         super().perform_authentication(request)
 
     @property

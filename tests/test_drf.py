@@ -135,6 +135,20 @@ class TestClasses:
             assert session.get(URL).status_code == 401
             assert session.get(URL, headers=HTML).status_code == 200
 
+    def test_subclass_that_asks_for_the_user_first__the_user(
+        self, session: Client, workerless: Broker
+    ) -> None:
+        seen: list[str] = []
+
+        class Noting(CeleryStatsView):
+            def initial(self, request: Any, *args: Any, **kwargs: Any) -> None:
+                seen.append(request.user.username)
+                super().initial(request, *args, **kwargs)
+
+        with at(Noting.as_view()):
+            assert session.get(URL).status_code == 200
+        assert seen == ["support"]
+
     @pytest.mark.parametrize(
         "view", [ThrottledView.as_view(), CeleryStatsView.as_view(throttle_classes=[Never])]
     )
