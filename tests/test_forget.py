@@ -13,7 +13,6 @@ import pytest
 from celery import Celery
 from django.core.management import CommandError, call_command
 
-from celery_stats.management import forget as module
 from celery_stats.management.forget import forgettable
 from celery_stats.report import Report
 from tests.answers import ANSWERS, NOW
@@ -143,14 +142,16 @@ def test_forgettable__nobody(report: Report, url: str) -> None:
     assert forgettable(report, client(url)) == []
 
 
-def test_reply_that_could_not_be_read__its_name_stays(
-    make_broker: MakeBroker, use: Use, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(make_broker())
-    monkeypatch.setattr(module, "share_report", lambda *args: replace(REPORT, unreadable=1))
-    assert forget("gone@h") == (
-        "1: Not forgotten: a reply could not be read, and it may be that of gone@h."
+def test_reply_that_could_not_be_read__its_name_stays(make_broker: MakeBroker, use: Use) -> None:
+    broker = use(make_broker(accept_content=["json"]))
+    broker.fleet("pickle@t", task_serializer="pickle", accept_content=["json", "pickle"])
+    assert forget("pickle@t") == (
+        "1: Not forgotten: a reply could not be read, and it may be that of pickle@t."
     )
+    told = StringIO()
+    with pytest.raises(CommandError, match="did not answer everything: pickle@t"):
+        call_command("celery_stats", timeout=0.5, stdout=StringIO(), stderr=told)
+    assert "--forget" not in told.getvalue()
 
 
 @pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
