@@ -511,6 +511,19 @@ class TestInAPipe:
         assert (done.returncode, done.stderr) == (0, b"")
 
     @on_redis
+    @pytest.mark.parametrize("option", [(), ("--json",)])
+    def test_reader_gone_and_a_worker_missing__1(
+        self, fleet: Broker, option: tuple[str, ...]
+    ) -> None:
+        ours, theirs = os.pipe()
+        os.close(ours)
+        args = ("--worker", "nobody@t", "--timeout", "0.2", *option)
+        done = run(fleet, *args, stdout=theirs, PYTHONUNBUFFERED="1")
+        os.close(theirs)
+        assert done.returncode == 1
+        assert done.stderr.endswith(b"did not answer everything: nobody@t.\n")
+
+    @on_redis
     def test_encoding_without_the_dash__question_mark(self, fleet: Broker) -> None:
         done = run_anew(fleet, "--task-id", "naïve", PYTHONIOENCODING="ascii")
         assert done.returncode == 0

@@ -105,11 +105,6 @@ class Command(BaseCommand):
             ) from None
         except CeleryStatsError as exc:
             raise CommandError(no_snapshot(exc), returncode=NOT_ASKED) from None
-        except BrokenPipeError:
-            # The reader has closed the pipe, as ``head`` does. Python would try to write the rest
-            # when it ends, and complain.
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), self.stream.fileno())
 
     def run(self, options: Mapping[str, Any]) -> None:
         """Do what the options say.
@@ -124,11 +119,18 @@ class Command(BaseCommand):
             self.write(printable(f"{options['forget']} is forgotten.") + "\n")
             return
         self.question = question_of(options)
-        if self.watching:
-            report = self.watch(options["watch"])
-        else:
-            report = self.ask()
-            self.show(report)
+        try:
+            if self.watching:
+                report = self.watch(options["watch"])
+            else:
+                report = self.ask()
+                self.show(report)
+        except BrokenPipeError:
+            # The reader has closed the pipe, as ``head`` does. Python would try to write the rest
+            # when it ends, and complain.
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+            report = self.report
         app = find_app(self.options.app)
         broker_for(app).close()
         for name in forgettable(report, app):
@@ -145,7 +147,9 @@ class Command(BaseCommand):
             raise CommandError("A worker reported an error.", returncode=INCOMPLETE)
 
     def ask(self) -> Report:
-        return share_report(self.question, self.options)
+        """Return a report, and keep it for the exit status."""
+        self.report = share_report(self.question, self.options)
+        return self.report
 
     def watch(self, interval: float) -> Report:
         """Show snapshot after snapshot until Ctrl-C: on a terminal, each in place of the last.
