@@ -60,7 +60,9 @@ def make_report(
         field: {worker: said[field] for worker, said in answers.items() if field in said} or None
         for field in FIELDS
     }
-    return Report(data, dict.fromkeys(missing, ASKED), NOW, 0.25, queues, consumers, **besides)
+    return Report(
+        data, dict.fromkeys(missing, ASKED), NOW, 0.25, queues, consumers=consumers, **besides
+    )
 
 
 def samples(text: str) -> Samples:

@@ -181,7 +181,14 @@ def test_consumed_queues__who_consumes_what__without_broadcasts_and_odd_replies(
         return {"name": name, "exchange": {"name": "x", "type": kind}}
 
     replies = {
-        "b@h": [queue("mail"), queue("bcast.1", "fanout"), queue(7), "odd", queue("x" * 256)],
+        "b@h": [
+            queue("mail"),
+            queue("bcast.1", "fanout"),
+            queue(7),
+            "odd",
+            queue("x" * 256),
+            queue("\ud800"),
+        ],
         "a@h": [queue("mail"), queue("celery"), {"name": "bare"}],
         "c@h": {"error": "no"},
         "d@h": None,
@@ -240,7 +247,24 @@ def test_take_snapshot__queues_asked_for__beside_whole_answers(broker: Broker) -
     for _ in range(2):  # The second snapshot uses the connection of the first.
         snapshot = take_snapshot(Question(queues=True), Options(broker.app, timeout=2, deadline=8))
         assert all(snapshot.answers[field] is not None for field in FIELDS)
-        assert snapshot.queues == {name_of(broker, "none"): 0, name_of(broker, "one"): 2}
+        assert snapshot.queues == {
+            name_of(broker, "none"): 0,
+            name_of(broker, "one"): 2,
+            name_of(broker, "tasks"): 0,  # The worker consumes it.
+        }
+
+
+@pytest.mark.parametrize("with_app", [False, True], ids=["without the app", "with the app"])
+def test_take_snapshot__consumers__known_and_nothing_in_the_log_of_the_worker(
+    make_broker: MakeBroker, with_app: bool
+) -> None:
+    broker = make_broker()
+    (worker,) = broker.fleet("one@h", with_app=with_app)
+    send(broker, name_of(broker, "one"))
+    for _ in range(2):
+        snapshot = take_snapshot(Question(queues=True), Options(broker.app, timeout=2, deadline=8))
+        assert consumed_queues(snapshot.consumers or {}) == {name_of(broker, "tasks"): ["one@h"]}
+    assert "Traceback" not in worker.log.read_text()
 
 
 def test_take_snapshot__queues_not_asked_for__none(make_broker: MakeBroker) -> None:
@@ -289,8 +313,9 @@ class TestPage:
             queues: dict[str, int] | None, consumers: Any = None, **answers: dict[str, Any]
         ) -> str:
             answer = {**dict.fromkeys(FIELDS), **answers}
-            now = datetime.now(timezone.utc)
-            report = Report(answer, {}, now, 0.1, queues, consumers=consumers)
+            report = Report(
+                answer, {}, datetime.now(timezone.utc), 0.1, queues, consumers=consumers
+            )
             monkeypatch.setattr(views, "share_report", lambda *args, **kwargs: report)
             response = api.get(f"{URL}?format=html")
             assert response.status_code == 200
@@ -300,7 +325,9 @@ class TestPage:
 
     def test_queues__the_longest_first(self, shown: Callable[..., str]) -> None:
         html = shown({"b": 0, "a": 0, "mail": 1234})
-        cells = re.findall(r'<bdi class="wrap">([^<]*)</bdi>.{0,9}</th>.*?>([^<]*)</td>', html)
+        cells = re.findall(
+            r'<bdi dir="ltr" class="wrap">([^<]*)</bdi>.{0,9}</th>.*?>([^<]*)</td>', html
+        )
         assert cells == [("mail", "1,234"), ("a", "0"), ("b", "0")]
 
     def test_backlog__not_green_where_nobody_consumes_it(self, shown: Callable[..., str]) -> None:

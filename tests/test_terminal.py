@@ -53,7 +53,7 @@ def test_queues() -> None:
 
 def test_queues__who_consumes_them_and_a_warning_where_nobody_does() -> None:
     consumers = {"a@h": [{"name": "mail"}], "b@h": [{"name": "mail"}, {"name": "idle"}]}
-    found = Report(ANSWERS, {}, NOW, 0.0123, {"mail": 7, "celery": 1200}, consumers)
+    found = Report(ANSWERS, {}, NOW, 0.0123, {"mail": 7, "celery": 1200}, consumers=consumers)
     assert [line for line in lines(found) if line][1] == (
         "No worker that answered consumes celery, which holds 1,200 messages."
     )

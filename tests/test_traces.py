@@ -95,12 +95,18 @@ def test_look_through__delivered_and_not_acknowledged__found(make_broker: MakeBr
 def test_look_through__odd_messages__passed_over(make_broker: MakeBroker) -> None:
     broker = make_broker()
     (task_id,) = send(broker)
+    (other,) = send(broker, queue="x")
     odd = ["", "[]", "7", task_id, f'["{task_id}"]', f'{{"properties": "{task_id}"}}', b"\xff"]
     with broker.app.connection_for_write() as connection:
         client = connection.default_channel.client
         client.execute_command("RPUSH", broker.queues[0], *odd)
         client.execute_command("HSET", "unacked", "a", task_id, "b", f'["{task_id}"]')
-    assert look(broker, task_id)[0] == {task_id: Place(broker.queues[0], len(odd))}
+        message = client.rpop("x").decode()
+        client.execute_command("HSET", "unacked", "c", f'[{message}, "", "\\ud800"]')
+    assert look(broker, task_id, other)[0] == {
+        task_id: Place(broker.queues[0], len(odd)),
+        other: Place("?", None),
+    }
 
 
 @pytest.mark.parametrize(

@@ -251,8 +251,10 @@ class Collector:
         arguments = self._question.arguments(command) if command else {"ids": []}
         if safe:
             arguments["safe"] = True
-        # A worker with this app can also encode a reply that is asked for alone.
-        arguments |= self._question.together(self._order if everything else [command])
+        # A worker with this app can also encode a reply that is asked for alone. Celery's own
+        # function for the consumers is the only one that refuses an argument it does not know.
+        if command != CONSUMERS:
+            arguments |= self._question.together(self._order if everything else [command])
         ticket = self._connection.publish(
             command or "query_task", arguments, expires=self._timeout, workers=workers
         )

@@ -94,7 +94,9 @@ class _Search:
                 task_id = parsed["properties"]["correlation_id"]
                 if task_id in self._wanted:
                     self._wanted.discard(task_id)
-                    self.places[task_id] = Place(str(queue), before)
+                    # Anybody may write to the broker, also what UTF-8 cannot encode.
+                    name = str(queue).encode("utf-8", "replace").decode()
+                    self.places[task_id] = Place(name, before)
         if not self._wanted:
             raise _Enough
 

@@ -82,9 +82,14 @@ def consumed_queues(replies: Mapping[str, Any]) -> dict[str, list[str]]:
             name, exchange = described.get("name"), described.get("exchange")
             if isinstance(exchange, Mapping) and exchange.get("type") == "fanout":
                 continue
-            if isinstance(name, str) and 0 < len(name) <= MAX_NAME:
+            if isinstance(name, str) and _is_name(name):
                 consumers.setdefault(name, []).append(worker)
     return dict(sorted(consumers.items()))
+
+
+def _is_name(name: str) -> bool:
+    """Whether a broker can be asked for a queue of this name, which a worker chose."""
+    return 0 < len(name) <= MAX_NAME and name == name.encode("utf-8", "replace").decode()
 
 
 def redis_keys(channel: Any, queue: str) -> list[str]:

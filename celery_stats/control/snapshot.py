@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from celery import Celery
@@ -27,7 +26,7 @@ from .connection import ControlConnection
 from .exceptions import BrokerUnavailable
 from .presence import Roster
 from .question import CONSUMERS, FIELDS, Options, Question
-from .queues import queue_lengths
+from .queues import consumed_queues, queue_lengths
 from .traces import Traces, find_traces, unknown_to_workers
 
 logger = logging.getLogger(__name__)
@@ -122,14 +121,12 @@ def _take(
             if question.queues:
                 with connection.guarded():
                     left = ends - connection.now()
+                    consumed = consumed_queues(collector.replies.by_command(CONSUMERS) or {})
                     queues = queue_lengths(
-                        app,
-                        connection.connection,
-                        consumed=_consumed(collector.replies.by_command(CONSUMERS) or {}),
-                        within=left,
+                        app, connection.connection, consumed=consumed, within=left
                     )
             if question.look_up:
-                traces = _traces(app, connection, question, collector, queues or (), ends)
+                traces = _traces(app, connection, collector, question, queues or ())
     except BrokerUnavailable as exc:
         # If everybody has answered, and only closing the reply queue failed, the answers are
         # whole and true.
@@ -143,29 +140,21 @@ def _take(
         taken_at=collector.asked_at,
         elapsed=elapsed,
         queues=queues,
-        traces=traces,
         question=question,
         consumers=replies.by_command(CONSUMERS) or {} if question.queues else None,
         clocks=replies.clocks,
         unnamed=collector.presence.unnamed,
         unreadable=replies.unreadable,
+        traces=traces,
     )
-
-
-def _consumed(consumers: Mapping[str, Any]) -> list[str]:
-    """Return the names of the queues in the replies to ``active_queues``."""
-    queues = chain.from_iterable(reply for reply in consumers.values() if isinstance(reply, list))
-    names = (queue.get("name") for queue in queues if isinstance(queue, Mapping))
-    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def _traces(
     app: Celery,
     connection: ControlConnection,
-    question: Question,
     collector: Collector,
+    question: Question,
     queues: Collection[str],
-    ends: float,
 ) -> Traces | None:
     """Return what is known of the tasks that no worker names; None if there is none."""
     replies = collector.replies.by_command("query_task")
@@ -173,4 +162,4 @@ def _traces(
     if not unknown:
         return None
     with connection.guarded():
-        return find_traces(app, connection.connection, queues, unknown, ends=ends)
+        return find_traces(app, connection.connection, queues, unknown, ends=connection.ends)
