@@ -112,12 +112,17 @@ def _check_times(timeout: float, deadline: float) -> Iterator[CheckMessage]:
 
 
 def _check_celery_app(path: str | None) -> Iterator[CheckMessage]:
-    if path is None:  # The project may set the current app after the checks have run.
-        return
     try:
-        find_app(path)
+        if not find_app(path).conf.worker_enable_remote_control:
+            yield CheckWarning(
+                "The workers answer nobody, because worker_enable_remote_control is False.",
+                hint="Remove this setting of Celery, or set it to True, and restart the workers.",
+                id="celery_stats.W005",
+            )
     # A module can raise anything when it is imported, SystemExit included.
     except (Exception, SystemExit) as exc:  # noqa: BLE001
+        if path is None:  # The project may set the current app after the checks have run.
+            return
         yield Error(
             f"{SETTING}['CELERY_APP'] {path!r} does not lead to a Celery app: {exc}.",
             hint="Give the module and the name in it: 'project.celery:app'.",

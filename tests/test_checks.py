@@ -20,6 +20,7 @@ from celery_stats.conf import DEFAULTS
 from celery_stats.permissions import IsSupportUser
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
+from tests.celery_app import make_app
 from tests.test_conf import WRONG_BY_CHECK
 
 SESSION = "rest_framework.authentication.SessionAuthentication"
@@ -57,6 +58,7 @@ class Mute(BaseAuthentication):
 
 an_instance = ButMe()
 not_an_app = ("neither", "an", "app")
+deaf = make_app({"worker_enable_remote_control": False})
 
 
 def here(name: str) -> str:
@@ -141,6 +143,7 @@ def test_check_settings__right__pass(value: Any) -> None:
         ({"TIMEOUT": 6}, "E005"),
         ({"DEADLINE": 0.5}, "E005"),
         # No Celery app.
+        ({"CELERY_APP": here("deaf")}, "W005"),
         ({"CELERY_APP": ""}, "E006"),
         ({"CELERY_APP": ".celery:app"}, "E006"),
         ({"CELERY_APP": "nowhere.celery:app"}, "E006"),

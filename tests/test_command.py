@@ -226,6 +226,7 @@ class TestExitStatus:
         assert (done.returncode, done.stderr) == (1, b"CommandError: No worker answered.\n")
         queue = f"{broker.namespace}.tasks"
         assert done.stdout.decode().splitlines()[1:] == [
+            f"No worker that answered consumes {queue}, which holds 1 message.",
             "",
             f"{'Queue':<{len(queue)}}  Waiting  Consumed by",
             f"{queue}        1  \N{EN DASH}",
