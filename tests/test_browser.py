@@ -556,6 +556,111 @@ def test_refresh__server_away_and_back(
     watch.errors = [error for error in watch.errors if "Failed to load resource" not in error]
 
 
+def test_status_and_title__say_whether_the_answer_is_of_now(
+    recorded: Record, open_page: OpenPage, watch: Watch
+) -> None:
+    watch.expected = {503}
+    server = recorded()
+    page = open_page(server.url)
+    status = page.locator("#status")
+    expect(status).to_have_text(re.compile(r"Live, updated \d\d:\d\d:\d\d"))
+    assert page.title() == "Every worker answered \N{EN DASH} Celery workers"
+    server.say(status=503)
+    refresh(page)
+    expect(status).to_have_text(re.compile(r"Trying again, last answer \d\d:\d\d:\d\d"))
+    assert page.title() == "The workers could not be asked \N{EN DASH} Celery workers"
+    page.route(server.url, lambda route: route.abort())
+    page.evaluate("document.getElementById('refresh').click()")
+    expect(page).to_have_title("No answer \N{EN DASH} Celery workers")
+    expect(status).to_have_text(re.compile("Trying again, last answer"))
+    page.unroute(server.url)
+    server.say(ANSWERS)
+    # Within one interval after the server is back.
+    expect(status).to_have_text(re.compile("Live, updated"), timeout=6000)
+    assert page.title() == "Every worker answered \N{EN DASH} Celery workers"
+    watch.errors = [error for error in watch.errors if "Failed to load resource" not in error]
+
+
+def test_look_up__says_who_had_the_task_when_it_ends(
+    recorded: Record, open_page: OpenPage
+) -> None:
+    server = recorded()
+    page = open_page(f"{server.url}?task_id={TASK['id']}")
+    result = page.locator(".looked-up")
+    expect(result).to_contain_text("Running on a@h")
+    server.say({**ANSWERS, "active": {"a@h": []}})
+    for _ in range(2):
+        refresh(page)
+        ended = result.locator(".ended")
+        expect(ended).to_have_text(re.compile(r"It was running on a@h until \d\d:\d\d:\d\d\."))
+    expect(page.locator("#announcement")).to_contain_text("It was running on a@h until")
+    server.say(ANSWERS)
+    refresh(page)
+    expect(ended).to_have_count(0)
+
+
+def test_look_up__several_ids_as_pasted(recorded: Record, open_page: OpenPage) -> None:
+    page = open_page(recorded().url)
+    seven = " ".join(f"'{n}{TASK['id'][1:].upper()}'," for n in range(2, 9))
+    page.get_by_label("Task id").fill(seven)
+    page.keyboard.press("Enter")
+    expect(page.locator(".looked-up")).to_have_count(7)
+    expect(page.locator(".looked-up", has_text="Running on a@h")).to_have_count(1)
+    assert page.get_by_label("Task id").input_value() == seven
+
+
+def test_first_trend__nothing_moves(recorded: Record, open_page: OpenPage) -> None:
+    server = recorded()
+    server.say(ANSWERS, queues={"mail": 3}, consumers={"a@h": [{"name": "mail"}]})
+    for width in (390, 800, 1024, 1600):
+        page = open_page(server.url, viewport={"width": width, "height": 900})
+        sections = page.locator("main > section, #workers tr:visible")
+        before = [section.bounding_box()["y"] for section in sections.all()]
+        page.wait_for_timeout(1100)  # The time of a snapshot must differ for a trend.
+        refresh(page)
+        expect(page.locator(".trend").first).to_be_attached()
+        assert [section.bounding_box()["y"] for section in sections.all()] == before, width
+
+
+@pytest.mark.parametrize("width", [390, 800, 1024, 1200, 1600])
+def test_widths__nothing_overflows_once_trends_are_drawn(
+    recorded: Record, open_page: OpenPage, width: int
+) -> None:
+    server = recorded()
+    names = ["worker-12@ip-10-0-17-204.eu-central-1.compute.internal", "a@h"]
+    stats = {**STATS, "autoscaler": {"max": 100, "min": 3, "current": 4}}
+    server.say(
+        {"stats": dict.fromkeys(names, stats), "active": {names[0]: tasks("one", "two")}},
+        queues={"mail" * 20: 1_000_000, "celery": 0},
+        consumers={name: [{"name": "celery"}] for name in names},
+    )
+    page = open_page(server.url, viewport={"width": width, "height": 900})
+    page.wait_for_timeout(1100)  # The time of a snapshot must differ for a trend.
+    refresh(page)
+    expect(page.locator(".worker .trend").first).to_be_attached()
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) == 0
+    inside = """() => [...document.querySelectorAll('table')].filter(
+        table => table.scrollWidth > table.clientWidth + 1).map(table => table.className)"""
+    assert page.evaluate(inside) == []
+    assert axe(page) == []
+
+
+def test_right_to_left__arguments_keep_their_order(recorded: Record, open_page: OpenPage) -> None:
+    server = recorded()
+    task = {**TASK, "args": ["\u05d0\u05d1", "\u05d2\u05d3"], "kwargs": {}}
+    server.say({**ANSWERS, "active": {"a@h": [task]}})
+    page = open_page(server.url)
+    left = """letter => {
+        const text = document.querySelector('#active .arguments bdi').firstChild;
+        const range = document.createRange();
+        range.setStart(text, text.data.indexOf(letter));
+        range.setEnd(text, text.data.indexOf(letter) + 1);
+        return range.getBoundingClientRect().left;
+    }"""
+    assert page.evaluate(left, "\u05d0") < page.evaluate(left, "\u05d2")
+
+
 def test_worker_that_was_here(recorded: Record, open_page: OpenPage) -> None:
     """The broker forgets a worker that stops normally, but the page does not."""
     server = recorded()

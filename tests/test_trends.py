@@ -88,6 +88,16 @@ class TestTrends:
         busy = page.locator(".worker .trend path").get_attribute("d")
         assert [float(point.split(" ")[1]) for point in busy[1:].split("L")] == [14.5, 5.5, 10.0]
 
+    def test_queue__a_line(self, server: Recorded, open_page: OpenPage) -> None:
+        page = None
+        for length in (5, 12, 7):
+            server.say({"stats": {"a@h": stats()}}, queues={"mail": length})
+            if page is None:
+                page = open_page(server.url)
+            else:
+                refresh(page)
+        assert words(page, ".queues [data-key=mail]") == "Waiting lowest 5, highest 12, now 7"
+
     def test_line__drawn_with_a_colour_and_a_size(
         self, server: Recorded, open_page: OpenPage
     ) -> None:
@@ -272,9 +282,21 @@ class TestFilter:
         page.get_by_label("Filter").fill("")
         assert address(page) == self.server.url
 
+    def test_nothing_matches__no_empty_table_and_said(self, page: Page) -> None:
+        page.get_by_label("Filter").fill("nothing like it")
+        assert page.locator("main table:visible").count() == 0
+        content = "one => getComputedStyle(one, '::after').content"
+        captions = page.locator("#workers .caption, #queues .caption, #active .caption")
+        assert {caption.evaluate(content) for caption in captions.all()} == {
+            '"No row matches the filter."'
+        }
+        page.get_by_label("Filter").fill("")
+        assert page.locator("main table:visible").count() >= 3
+        assert captions.first.evaluate(content) == "none"
+
     def test_jump_within_the_page__keeps_the_filter(self, page: Page) -> None:
         page.get_by_label("Filter").fill("two@")
-        page.get_by_role("link", name="Tasks").click()
+        page.evaluate("location.hash = 'tasks'")
         page.wait_for_url("**#filter=two%40")
         assert page.get_by_label("Filter").input_value() == "two@"
 
