@@ -30,7 +30,7 @@ from .control.exceptions import CeleryStatsError
 from .control.question import CeleryApp, Question
 from .exceptions import NoSuchRepresentation, ServiceUnavailable
 from .headers import MISSING_WORKERS, encode_worker_names
-from .page.look_up import task_ids
+from .page.pasted import task_ids
 from .query import parse_question
 from .renderers import (
     METRICS_RENDERERS,

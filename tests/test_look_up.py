@@ -11,7 +11,8 @@ from celery_stats.control.look_through import Extent, Place
 from celery_stats.control.question import FIELDS, Question
 from celery_stats.control.results import Backend, Result
 from celery_stats.control.traces import Traces
-from celery_stats.page.look_up import LookUp, look_ups, pasted_ids, task_ids
+from celery_stats.page.look_up import LookUp, look_ups
+from celery_stats.page.pasted import pasted_ids, task_ids
 from celery_stats.report import Report
 from tests.answers import ANSWERS, EMPTY, NOW, STATS, TASK
 
@@ -160,6 +161,10 @@ def test_held_and_details__of_the_task_that_a_worker_described() -> None:
     assert (found.held, found.state) == ("running on a@h", "active")
     assert found.task is not None
     assert found.task.arguments.shown == "2026, 'March', draft=True"
+    long = {**TASK, "args": ["x" * 1500]}
+    (looked_up,) = look(ID, answers={**ANSWERS, "active": {"a@h": [long]}})
+    assert looked_up.task is not None
+    assert len(looked_up.task.arguments.shown) > 1500
     assert found.pairs is not None
     assert ("delivery_info.routing_key", "reports", "") in found.pairs.items
 

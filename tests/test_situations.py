@@ -14,7 +14,8 @@ from rest_framework.test import APIClient
 
 from celery_stats.conf import conf
 from celery_stats.control.question import Question
-from celery_stats.page.look_up import look_ups, task_ids
+from celery_stats.page.look_up import look_ups
+from celery_stats.page.pasted import task_ids
 from celery_stats.report import Report, ReportOptions, share_report
 from tests import celery_app
 from tests.brokers import Broker

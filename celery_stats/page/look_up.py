@@ -1,8 +1,7 @@
-"""Where is this task? What people paste, the tasks that it means, and a sentence for each fact."""
+"""Where is this task? A sentence for each fact that is known of it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,12 +9,13 @@ from typing import Any, NamedTuple
 from celery_stats.control.look_through import MAX_BYTES, MAX_MESSAGES, Extent, Place
 from celery_stats.control.queues import consumed_queues
 from celery_stats.control.results import Backend, Result
-from celery_stats.query import CONTROL, MAX_LENGTH
 from celery_stats.report import Report
 
+from .pasted import pasted_ids
 from .tasks import (
     Task,
     age,
+    arguments,
     due,
     entries,
     holders,
@@ -31,12 +31,10 @@ from .text import Excerpt, Text, duration, pairs, plural, shorten, time_of_day
 #: Characters of the shortest beginning of an id that is looked for.
 SHORTEST_BEGINNING = 8
 
+#: Characters of the arguments of a task that is looked up. The lists show fewer.
+ARGUMENTS_LENGTH = 2000
 #: Ids that are named where a beginning fits several, and queues that are named in a sentence.
 FITS_SHOWN, QUEUES_NAMED = 10, 5
-
-#: What stands around an id that is copied from a text, such as quotes.
-_AROUND = "\"'`()[]{}<>.…:“”„«»\u2018\u2019\u2039\u203a"
-_CONTROL = re.compile(f"[{CONTROL}]")
 
 STATES = {
     "SUCCESS": "it has finished",
@@ -78,29 +76,6 @@ class Held(NamedTuple):
     worker: str
     state: str
     task: Mapping[str, Any]
-
-
-# What people paste
-
-
-def pasted_ids(text: str) -> list[tuple[str, ...]]:
-    """Return the ids in a text that was pasted, each with the ways in which it may be written.
-
-    The first is the exact text, because an id may be any text. After it come its parts, without
-    quotes and in lower case as well.
-    """
-    exact = text.strip()
-    parts = [part.strip(_AROUND) for part in re.split(r"[\s,;]+", exact)]
-    written = [tuple(dict.fromkeys((part, part.lower()))) for part in parts if part]
-    if _CONTROL.search(exact) or len(exact) > MAX_LENGTH or (exact,) in written:
-        return list(dict.fromkeys(written))
-    return list(dict.fromkeys([(exact,), *written]))
-
-
-def task_ids(texts: Collection[str]) -> list[str]:
-    """Return every id that the texts may mean."""
-    ways = (way for text in texts if text.strip() for way in pasted_ids(text))
-    return list(dict.fromkeys(task_id for way in ways for task_id in way))
 
 
 def look_ups(report: Report) -> list[LookUp]:
@@ -218,9 +193,15 @@ def _described(report: Report, text: str, task_id: str, held: Sequence[Held]) ->
         state=_state(held, place, result),
         held=f"{_doing(in_hand.state)} {shorten(in_hand.worker).shown}" if in_hand else "",
         sentences=sentences,
-        task=task_row(described.worker, described.task) if described else None,
+        task=_whole(described) if described else None,
         pairs=pairs(described.task) if described else None,
     )
+
+
+def _whole(held: Held) -> Task:
+    """Return the row of a task with as much of its arguments as a page can show."""
+    row = task_row(held.worker, held.task)
+    return row._replace(arguments=arguments(held.task, ARGUMENTS_LENGTH))
 
 
 def _state(held: Sequence[Held], place: Place | None, result: Result | None) -> str:

@@ -6,7 +6,6 @@ may send any JSON value under any key, so nothing here takes a shape for granted
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple, TypeAlias
@@ -18,6 +17,7 @@ from celery_stats.query import MAX_LENGTH
 from celery_stats.report import Report
 
 from .text import (
+    TEXT_LENGTH,
     Count,
     Excerpt,
     Text,
@@ -26,6 +26,7 @@ from .text import (
     duration,
     excerpt,
     format_time,
+    isolated,
     mapping,
     number,
     plural,
@@ -43,9 +44,6 @@ UPTIME_SLACK = 5
 LONGEST = 1e9
 
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
-#: Classes of characters that are written from right to left, or make others be.
-RIGHT_TO_LEFT = frozenset(("R", "AL", "AN", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI"))
-FIRST_STRONG_ISOLATE, POP_ISOLATE = "\u2068", "\u2069"
 
 #: The fixed texts of each list. ``when`` is the title of the column with times, if there is one.
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -308,7 +306,7 @@ def task_row(worker: str, entry: Any, when: str = "", moment: datetime | None = 
     )
 
 
-def arguments(task: Mapping[str, Any]) -> Text:
+def arguments(task: Mapping[str, Any], length: int = TEXT_LENGTH) -> Text:
     """Return the arguments as in a call: ``2026, 3, retry=True``.
 
     A retried task has them as one text each, which is shown as it is. One that is written from
@@ -323,14 +321,7 @@ def arguments(task: Mapping[str, Any]) -> Text:
         parts += [f"{name}={value!r}" for name, value in kwargs.items()]
     elif kwargs:
         parts.append(as_text(kwargs))
-    return shorten(", ".join(map(isolated, parts)))
-
-
-def isolated(text: str) -> str:
-    """Return a text that keeps its direction to itself."""
-    if text.isascii() or not any(unicodedata.bidirectional(c) in RIGHT_TO_LEFT for c in text):
-        return text
-    return f"{FIRST_STRONG_ISOLATE}{text}{POP_ISOLATE}"
+    return shorten(", ".join(map(isolated, parts)), length)
 
 
 def active_row(report: Report, worker: str, task: Any) -> Task:

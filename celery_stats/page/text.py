@@ -6,6 +6,7 @@ project, whatever its LANGUAGE_CODE is. Times are in the project's TIME_ZONE.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -19,6 +20,10 @@ TEXT_LENGTH = 200  # characters in a cell
 TITLE_LENGTH = 500  # characters in a tooltip
 #: A number that is larger is taken for none, because arithmetic with it can overflow.
 LARGEST = 10**18
+
+#: Classes of characters that are written from right to left, or make others be.
+RIGHT_TO_LEFT = frozenset(("R", "AL", "AN", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI"))
+FIRST_STRONG_ISOLATE, POP_ISOLATE = "\u2068", "\u2069"
 
 T = TypeVar("T")
 
@@ -57,6 +62,13 @@ def shorten(value: Any, length: int = TEXT_LENGTH) -> Text:
         return Text(text)
     title = text if len(text) <= TITLE_LENGTH else f"{text[:TITLE_LENGTH]}…"
     return Text(f"{text[: length - 1]}…", title)
+
+
+def isolated(text: str) -> str:
+    """Return a text that keeps its direction to itself."""
+    if text.isascii() or not any(unicodedata.bidirectional(c) in RIGHT_TO_LEFT for c in text):
+        return text
+    return f"{FIRST_STRONG_ISOLATE}{text}{POP_ISOLATE}"
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
