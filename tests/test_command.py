@@ -24,7 +24,7 @@ import pytest
 from django.core.management import BaseCommand, CommandError, call_command
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS
+from celery_stats.control.question import FIELDS, Question
 from celery_stats.management.commands import celery_stats
 from celery_stats.management.commands.celery_stats import Command
 from celery_stats.report import Report
@@ -209,6 +209,39 @@ on_redis = pytest.mark.parametrize("fleet", ["redis"], indirect=True)
 
 
 class TestExitStatus:
+    @pytest.mark.parametrize("options", [{}, {"json": True}], ids=["table", "json"])
+    def test_somebody_without_a_name_is_silent__0_and_said_on_stderr(
+        self, monkeypatch: pytest.MonkeyPatch, make_broker: MakeBroker, use: Use, options: Any
+    ) -> None:
+        use(make_broker())
+        report = Report(ANSWERS, {}, NOW, 0.01, unnamed=1)
+        monkeypatch.setattr(celery_stats, "share_report", lambda *args: report)
+        errors = StringIO()
+        call_command("celery_stats", stdout=StringIO(), stderr=errors, **options)
+        assert "1 connection listens on the workers" in errors.getvalue()
+
+    def test_worker_reports_an_error__1_and_named(
+        self, monkeypatch: pytest.MonkeyPatch, make_broker: MakeBroker, use: Use
+    ) -> None:
+        use(make_broker())
+        report = Report({**ANSWERS, "stats": {"a@h": {"error": "no"}}}, {}, NOW, 0.01)
+        monkeypatch.setattr(celery_stats, "share_report", lambda *args: report)
+        with pytest.raises(CommandError, match="A worker reported an error") as raised:
+            call_command("celery_stats", stdout=StringIO(), stderr=StringIO())
+        assert raised.value.returncode == 1
+
+    def test_look_up_and_queues__do_not_change_the_status(
+        self, monkeypatch: pytest.MonkeyPatch, make_broker: MakeBroker, use: Use
+    ) -> None:
+        use(make_broker())
+        question = Question(task_ids=("nope",), look_up=("nope",))
+        consumers = {"a@h": []}
+        report = Report(
+            ANSWERS, {}, NOW, 0.01, {"lost": 7}, question=question, consumers=consumers
+        )
+        monkeypatch.setattr(celery_stats, "share_report", lambda *args: report)
+        call_command("celery_stats", stdout=StringIO(), stderr=StringIO())
+
     def test_all_answered__0(self, fleet: Broker) -> None:
         done = run(fleet)
         assert (done.returncode, done.stderr) == (0, b"")

@@ -23,6 +23,7 @@ from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import Question
 from celery_stats.management.forget import NotForgotten, forget, forgettable
+from celery_stats.page.fleet import notes
 from celery_stats.page.pasted import task_ids
 from celery_stats.page.tasks import errors
 from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
@@ -139,6 +140,9 @@ class Command(BaseCommand):
                 printable(f"If the process of {name} is gone and not only frozen: {command}"),
                 no_style().SUCCESS,
             )
+        # A probe is not read on a terminal, and may send its standard output to nowhere.
+        for note in notes(report) if self.json or not self.stdout.isatty() else ():
+            self.stderr.write(note, no_style().SUCCESS)
         if report.missing:
             raise CommandError(incomplete(report), returncode=INCOMPLETE)
         if not any(report.answers.values()):
