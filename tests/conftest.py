@@ -17,7 +17,7 @@ from tests.chromium import Record, chromium, page_servers
 #: The files that take longest, which therefore begin first.
 LONGEST = (
     *("recipes", "browser", "wheel", "snapshot", "setting_up", "worker", "hostile", "demo"),
-    *("faults", "presence", "command"),
+    *("faults", "evidence", "evidence_amqp", "presence", "command"),
 )
 
 KINDS = ("redis", "filesystem", "amqp")
@@ -61,6 +61,14 @@ def own_redis() -> Iterator[RedisServer]:
     server = RedisServer()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def alone(own_redis: RedisServer) -> Iterator[Broker]:
+    """A place on a Redis without other callers."""
+    broker = Broker("redis", f"redis://127.0.0.1:{own_redis.port}/0")
+    yield broker
+    broker.close()
 
 
 def place(kind: str, request: pytest.FixtureRequest, **config: Any) -> Broker:

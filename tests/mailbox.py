@@ -27,6 +27,8 @@ class Mailbox:
     def __init__(self, broker: Broker, name: str, on_command: OnCommand) -> None:
         self.name = name
         self.heard: list[str] = []
+        #: Other names under which it is addressed.
+        self.aliases: set[str] = set()
         #: Called every now and then.
         self.on_idle: Callable[[], None] = lambda: None
         self._on_command = on_command
@@ -69,7 +71,7 @@ class Mailbox:
         node = mailbox.Node(self.name, channel=self.channel)
 
         def on_message(body: dict[str, Any], message: Any) -> None:
-            if not body["destination"] or self.name in body["destination"]:
+            if not body["destination"] or {self.name, *self.aliases} & {*body["destination"]}:
                 if body["method"] != "ping":
                     self.heard.append(body["method"])
                 self._on_command(self, body)

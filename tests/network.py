@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
 class Proxy:
-    """A TCP hop on loopback that can fall silent or be cut."""
+    """A TCP hop on loopback that can fall silent or be cut, or be slow.
+
+    Attributes:
+        delay: seconds by which everything that the broker says comes late.
+        said: for each connection, in the order of connecting, what was sent to the broker.
+    """
 
     def __init__(self, port: int, *, listen: int = 0) -> None:
         self.target = port
+        self.delay = 0.0
+        self.said: list[bytearray] = []
         self.passes = threading.Event()
         self.passes.set()
         self.hears = threading.Event()
@@ -30,12 +38,23 @@ class Proxy:
                 return
             far = socket.create_connection(("127.0.0.1", self.target))
             self._pairs.append((near, far))
-            for args in ((near, far, self.hears), (far, near, self.passes)):
+            self.said.append(bytearray())
+            for args in ((near, far, self.hears, self.said[-1]), (far, near, self.passes, None)):
                 threading.Thread(target=self._pump, args=args, daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, gate: threading.Event) -> None:
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        gate: threading.Event,
+        said: bytearray | None,
+    ) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                if said is None:
+                    time.sleep(self.delay)
+                else:
+                    said += data
                 self.passes.wait()
                 gate.wait()
                 sink.sendall(data)

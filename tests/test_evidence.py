@@ -1,0 +1,237 @@
+"""Redis and RabbitMQ: an answer follows from what came back to this question."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import kombu
+import pytest
+from celery import Celery
+
+from celery_stats.control.exceptions import BrokerUnavailable
+from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.snapshot import Snapshot, take_snapshot
+from tests.asking import TIMEOUT, everywhere, take, workers_by_field
+from tests.brokers import Broker, MakeBroker, deaf_afterwards
+from tests.mailbox import Mailbox
+from tests.network import Proxy
+from tests.processes import wait_until
+
+#: Seconds of silence after which somebody who is silent in a test is given up.
+WINDOW = 0.5
+
+pytestmark = pytest.mark.parametrize("kind", ["redis", "amqp"])
+
+
+def through(broker: Broker, port: int) -> str:
+    """Return the broker's URL with another port."""
+    return broker.url.replace(f":{kombu.Connection(broker.url).port}/", f":{port}/")
+
+
+@contextmanager
+def proxied(broker: Broker) -> Iterator[tuple[Proxy, Celery]]:
+    """Yield a hop to the broker, and an app that goes through it."""
+    proxy = Proxy(kombu.Connection(broker.url).port)
+    try:
+        yield proxy, broker.client(broker_url=through(broker, proxy.port))
+    finally:
+        proxy.close()
+
+
+def accounted_for(snapshot: Snapshot) -> set[str]:
+    """Return who stands under any field, or is named as missing."""
+    return {*snapshot.missing, *(w for ws in workers_by_field(snapshot).values() for w in ws)}
+
+
+class StandsStill:
+    """Makes the asking thread stand still in its first read, for longer than ``WINDOW``.
+
+    When it continues, the read has run into its own time-out, as in a gevent hub that was
+    blocked: what came meanwhile waits in the socket.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stood = False
+        drain_events, asking = kombu.Connection.drain_events, threading.current_thread()
+
+        def drain(connection: kombu.Connection, **options: Any) -> Any:
+            if threading.current_thread() is asking and not self.stood:
+                self.stood = True
+                time.sleep(WINDOW + 0.2)
+                raise TimeoutError
+            return drain_events(connection, **options)
+
+        monkeypatch.setattr(kombu.Connection, "drain_events", drain)
+
+
+class TestStandingStill:
+    def test_answers_came_meanwhile__all_heard(
+        self, make_broker: MakeBroker, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker = make_broker(kind)
+        broker.fleet("one@t", "two@t", with_app=True)
+        assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t", "two@t")
+        still = StandsStill(monkeypatch)
+        snapshot = take(broker.app, WINDOW)
+        assert still.stood
+        assert workers_by_field(snapshot) == everywhere("one@t", "two@t")
+        assert snapshot.missing == {}
+
+    def test_answer_was_lost_meanwhile__pinged_and_asked_again(
+        self, make_broker: MakeBroker, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker = make_broker(kind)
+        loses = threading.Event()
+
+        def lose_one(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if loses.is_set() and command["method"] != "ping":
+                loses.clear()
+            else:
+                mailbox.answer(command)
+
+        with Mailbox(broker, "one@t", lose_one):
+            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
+            loses.set()
+            still = StandsStill(monkeypatch)
+            snapshot = take(broker.app, WINDOW)
+        assert still.stood
+        assert workers_by_field(snapshot) == everywhere("one@t")
+
+
+class TestDeadline:
+    def test_every_exchange_is_late__holds_for_their_sum(
+        self, make_broker: MakeBroker, kind: str
+    ) -> None:
+        broker = make_broker(kind)
+        with proxied(broker) as (proxy, app), Mailbox(broker, "one@t", Mailbox.answer):
+            proxy.delay = 0.6
+            began = time.monotonic()
+            with suppress(BrokerUnavailable):
+                take(app, 1.0, deadline=2.0)
+            assert time.monotonic() - began < 3
+
+    def test_part_of_it_is_over__only_the_rest_is_left(
+        self, make_broker: MakeBroker, kind: str
+    ) -> None:
+        broker = make_broker(kind)
+        with Mailbox(broker, "one@t", lambda *_: None):
+            began = time.monotonic()
+            take_snapshot(Question(), Options(broker.app, 8.0, 10.0), remaining=0.5)
+            assert time.monotonic() - began < 3
+
+
+def test_first_of_two_urls_is_frozen__tried_by_the_first_question_alone(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker = make_broker(kind)
+    with (
+        Mailbox(broker, "one@t", Mailbox.answer),
+        proxied(broker) as (frozen, _),
+        proxied(broker) as (proxy, _),
+    ):
+        frozen.freeze()
+        urls = f"{through(broker, frozen.port)};{through(broker, proxy.port)}"
+        app = broker.client(broker_url=urls)
+        assert workers_by_field(take(app, WINDOW, deadline=3.0)) == everywhere("one@t")
+        tried = len(frozen.said)
+        assert tried > 0
+        for _ in range(2):
+            proxy.cut()  # The next question needs a new connection.
+            assert workers_by_field(take(app, WINDOW, deadline=3.0)) == everywhere("one@t")
+        assert len(frozen.said) == tried
+
+
+@deaf_afterwards
+def test_two_ask_a_worker_that_loses_replies__accounted_for_in_both_answers(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker = make_broker(kind)
+    broker.fleet("one@t")
+    for options in ({}, {}, {"countdown": 3600}):
+        broker.send({1, 2}, seconds=600, serializer="pickle", **options)
+    apps = [broker.client() for _ in range(2)]
+    wait_until(lambda: "one@t" in take(apps[0]).missing, what="its tasks")
+    with ThreadPoolExecutor() as pool:
+        for _ in range(8):
+            for snapshot in pool.map(lambda app: take(app, 1.0), apps):
+                assert accounted_for(snapshot) == {"one@t"}
+
+
+def hold_much(broker: Broker) -> Broker:
+    """Start a worker with the app that holds nine tasks with arguments of 2 MB each."""
+    [worker] = broker.fleet("one@t", with_app=True)
+    for _ in range(9):
+        broker.send("x" * 2_000_000, countdown=3600)
+    wait_until(lambda: worker.log.read_text().count("received") == 9, what="the tasks")
+    return broker
+
+
+class TestLargeReply:
+    @pytest.fixture
+    def broker(self, make_broker: MakeBroker, kind: str) -> Broker:
+        return hold_much(make_broker(kind))
+
+    def test_everything_asked_for__the_large_field_costs_only_itself(self, broker: Broker) -> None:
+        [worker] = broker.workers
+        for _ in range(2):
+            snapshot = take(broker.app, 2.0)
+            others = [field for field in FIELDS if field != "scheduled"]
+            assert [f for f in FIELDS if snapshot.answers[f]] == others
+            assert snapshot.missing == {"one@t": ("scheduled",)}
+        assert "Traceback" not in worker.log.read_text()
+
+    def test_question_in_one_message__reply_of_little_more_than_1_mib(
+        self, broker: Broker
+    ) -> None:
+        questions: list[dict[str, Any]] = []
+        with Mailbox(broker, "spy@t", lambda _, command: questions.append(command)):
+            take(broker.app, WINDOW)
+        [reply] = broker.client().control.broadcast(
+            questions[0]["method"],
+            arguments=questions[0]["arguments"],
+            destination=["one@t"],
+            reply=True,
+            timeout=10,
+            limit=1,
+        )
+        assert 1_000 < len(json.dumps(reply)) < 1_100_000
+
+
+def test_worker_restarts_with_the_app__asked_in_one_message_again(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker = make_broker(kind)
+    with Mailbox(broker, "one@t", Mailbox.answer) as without:
+        for _ in range(2):
+            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
+    assert len(without.heard) == 2 * len(FIELDS)
+    with Mailbox(broker, "one@t", Mailbox.answer_together) as with_app:
+        for _ in range(3):
+            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
+    assert with_app.heard[-2:] == ["stats", "stats"]
+
+
+def test_more_workers_than_are_asked_again__given_up_without_a_time_out(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker = make_broker(kind)
+    names = [f"{number:03}@made-up" for number in range(150)]
+
+    def many(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] in ("stats", "ping"):
+            for name in command["destination"] or names:
+                mailbox.answer(command, name)
+
+    with Mailbox(broker, names[0], many) as made_up, Mailbox(broker, "one@t", Mailbox.answer):
+        made_up.aliases |= set(names)
+        take(broker.app, WINDOW)
+        snapshot = take(broker.app)
+    assert workers_by_field(snapshot)["active"] == ["one@t"]
+    assert sorted(snapshot.missing) == names
+    assert snapshot.elapsed < TIMEOUT
