@@ -17,8 +17,8 @@ from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox
 from tests.test_command import run
-from tests.test_evidence import WINDOW, hold_much, proxied
-from tests.test_evidence_redis import BOTH, NOT_ADDED_AGAIN, URL, client_of, flush
+from tests.test_evidence import NOT_ADDED_AGAIN, WINDOW, hold_much, proxied
+from tests.test_evidence_redis import BOTH, URL, client_of, flush
 
 
 def reply_keys(client: redis.Redis, broker: Broker) -> list[bytes]:

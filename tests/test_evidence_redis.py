@@ -16,15 +16,11 @@ from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox, answer_if
 from tests.processes import wait_until
 from tests.test_command import run
-from tests.test_evidence import WINDOW, accounted_for
+from tests.test_evidence import NOT_ADDED_AGAIN, WINDOW, accounted_for
 
 URL = "/api/celery-stats/"
 
 BOTH = everywhere("one@t", "two@t")
-
-#: kombu 5.7 adds a worker's name to the list again one second after its start, and from then on
-#: every 20 minutes. With this a worker is like one that has run for longer.
-NOT_ADDED_AGAIN: dict[str, Any] = {"control_queue_expires": None}
 
 only_pong = answer_if(lambda _, method: method == "ping")
 
