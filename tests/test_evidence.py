@@ -200,6 +200,25 @@ def test_two_ask_a_worker_that_loses_replies__accounted_for_in_both_answers(
                 assert accounted_for(snapshot) == {"one@t"}
 
 
+@on_both
+def test_command_is_lost_again_and_its_ping_with_it__asked_once_more(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    """As where another caller's question makes the worker reset its mailbox meanwhile."""
+    broker = make_broker(kind)
+
+    def loses_two(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        asked = mailbox.heard.count("revoked")
+        is_lost = command["method"] == "revoked" or (command["method"] == "ping" and asked == 2)
+        if asked > 2 or not is_lost:
+            mailbox.answer(command)
+
+    with Mailbox(broker, "one@t", loses_two):
+        snapshot = take(broker.app, fields=("stats", "revoked"))
+    assert workers_by_field(snapshot)["revoked"] == ["one@t"]
+    assert snapshot.missing == {}
+
+
 def hold_much(broker: Broker) -> Broker:
     """Start a worker with the app that holds nine tasks with arguments of 2 MB each."""
     [worker] = broker.fleet("one@t", with_app=True)
