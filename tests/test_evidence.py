@@ -116,9 +116,7 @@ def test_silent_once_and_slow_after_an_answer__waited_for(
 ) -> None:
     """The silence is forgotten with the answer, so that it is not given up earlier again."""
     broker = make_broker(kind)
-    [worker] = broker.fleet(
-        "one@t", **({"control_queue_expires": None} if kind == "redis" else {})
-    )
+    [worker] = broker.fleet("one@t", **NOT_ADDED_AGAIN)
     assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
     if kind == "redis":
         # A worker that is listed is waited for anyway.
