@@ -17,7 +17,7 @@ from tests.chromium import Record, chromium, page_servers
 #: The files that take longest, which therefore begin first.
 LONGEST = (
     *("recipes", "browser", "wheel", "snapshot", "setting_up", "worker", "hostile", "demo"),
-    *("faults", "evidence", "evidence_amqp", "presence", "command"),
+    *("faults", "evidence", "evidence_retry", "evidence_amqp", "presence", "command"),
 )
 
 KINDS = ("redis", "filesystem", "amqp")

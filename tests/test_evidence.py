@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,14 +13,13 @@ import pytest
 from celery import Celery
 
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
-from tests.asking import TIMEOUT, everywhere, take, workers_by_field
-from tests.brokers import Broker, MakeBroker, deaf_afterwards
+from tests.asking import everywhere, take, workers_by_field
+from tests.brokers import Broker, MakeBroker
 from tests.conftest import KINDS
 from tests.mailbox import Mailbox
 from tests.network import Proxy
-from tests.processes import wait_until
 
 #: Seconds of silence after which somebody who is silent in a test is given up.
 WINDOW = 0.5
@@ -179,116 +176,3 @@ def test_first_of_two_urls_is_frozen__tried_by_the_first_question_alone(
             proxy.cut()  # The next question needs a new connection.
             assert workers_by_field(take(app, WINDOW, deadline=3.0)) == everywhere("one@t")
         assert len(frozen.said) == tried
-
-
-@on_both
-@deaf_afterwards
-def test_two_ask_a_worker_that_loses_replies__accounted_for_in_both_answers(
-    make_broker: MakeBroker, kind: str
-) -> None:
-    broker = make_broker(kind)
-    broker.fleet("one@t")
-    for options in ({}, {}, {"countdown": 3600}):
-        broker.send({1, 2}, seconds=600, serializer="pickle", **options)
-    apps = [broker.client() for _ in range(2)]
-    wait_until(lambda: "one@t" in take(apps[0]).missing, what="its tasks")
-    with ThreadPoolExecutor() as pool:
-        for _ in range(8):
-            for snapshot in pool.map(lambda app: take(app, 1.0), apps):
-                assert accounted_for(snapshot) == {"one@t"}
-
-
-@on_both
-def test_command_is_lost_again_and_its_ping_with_it__asked_once_more(
-    make_broker: MakeBroker, kind: str
-) -> None:
-    """As where another caller's question makes the worker reset its mailbox meanwhile."""
-    broker = make_broker(kind)
-
-    def loses_two(mailbox: Mailbox, command: dict[str, Any]) -> None:
-        asked = mailbox.heard.count("revoked")
-        is_lost = command["method"] == "revoked" or (command["method"] == "ping" and asked == 2)
-        if asked > 2 or not is_lost:
-            mailbox.answer(command)
-
-    with Mailbox(broker, "one@t", loses_two):
-        snapshot = take(broker.app, fields=("stats", "revoked"))
-    assert workers_by_field(snapshot)["revoked"] == ["one@t"]
-    assert snapshot.missing == {}
-
-
-def hold_much(broker: Broker) -> Broker:
-    """Start a worker with the app that holds nine tasks with arguments of 2 MB each."""
-    [worker] = broker.fleet("one@t", with_app=True)
-    for _ in range(9):
-        broker.send("x" * 2_000_000, countdown=3600)
-    wait_until(lambda: worker.log.read_text().count("received") == 9, what="the tasks")
-    return broker
-
-
-@on_both
-class TestLargeReply:
-    @pytest.fixture
-    def broker(self, make_broker: MakeBroker, kind: str) -> Broker:
-        return hold_much(make_broker(kind))
-
-    def test_everything_asked_for__the_large_field_costs_only_itself(self, broker: Broker) -> None:
-        [worker] = broker.workers
-        for _ in range(2):
-            snapshot = take(broker.app, 2.0)
-            others = [field for field in FIELDS if field != "scheduled"]
-            assert [f for f in FIELDS if snapshot.answers[f]] == others
-            assert snapshot.missing == {"one@t": ("scheduled",)}
-        assert "Traceback" not in worker.log.read_text()
-
-    def test_question_in_one_message__reply_of_little_more_than_1_mib(
-        self, broker: Broker
-    ) -> None:
-        questions: list[dict[str, Any]] = []
-        with Mailbox(broker, "spy@t", lambda _, command: questions.append(command)):
-            take(broker.app, WINDOW)
-        [reply] = broker.client().control.broadcast(
-            questions[0]["method"],
-            arguments=questions[0]["arguments"],
-            destination=["one@t"],
-            reply=True,
-            timeout=10,
-            limit=1,
-        )
-        assert 1_000 < len(json.dumps(reply)) < 1_100_000
-
-
-@on_both
-def test_worker_restarts_with_the_app__asked_in_one_message_again(
-    make_broker: MakeBroker, kind: str
-) -> None:
-    broker = make_broker(kind)
-    with Mailbox(broker, "one@t", Mailbox.answer) as without:
-        for _ in range(2):
-            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
-    assert len(without.heard) == 2 * len(FIELDS)
-    with Mailbox(broker, "one@t", Mailbox.answer_together) as with_app:
-        for _ in range(3):
-            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
-    assert with_app.heard[-2:] == ["stats", "stats"]
-
-
-@on_both
-def test_more_workers_than_are_asked_again__given_up_without_a_time_out(
-    make_broker: MakeBroker, kind: str
-) -> None:
-    broker = make_broker(kind)
-    names = [f"{number:03}@made-up" for number in range(150)]
-
-    def many(mailbox: Mailbox, command: dict[str, Any]) -> None:
-        if command["method"] in ("stats", "ping"):
-            for name in command["destination"] or names:
-                mailbox.answer(command, name)
-
-    with Mailbox(broker, names[0], many) as made_up, Mailbox(broker, "one@t", Mailbox.answer):
-        made_up.aliases |= set(names)
-        take(broker.app, WINDOW)
-        snapshot = take(broker.app)
-    assert workers_by_field(snapshot)["active"] == ["one@t"]
-    assert sorted(snapshot.missing) == names
-    assert snapshot.elapsed < TIMEOUT

@@ -17,8 +17,9 @@ from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox
 from tests.test_command import run
-from tests.test_evidence import NOT_ADDED_AGAIN, WINDOW, hold_much, proxied
+from tests.test_evidence import NOT_ADDED_AGAIN, WINDOW, proxied
 from tests.test_evidence_redis import BOTH, URL, client_of, flush
+from tests.test_evidence_retry import hold_much
 
 
 def reply_keys(client: redis.Redis, broker: Broker) -> list[bytes]:

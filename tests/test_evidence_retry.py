@@ -1,0 +1,129 @@
+"""Redis and RabbitMQ: what is asked again, and replies that are lost or too large."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from celery_stats.control.question import FIELDS
+from tests.asking import everywhere, take, workers_by_field
+from tests.brokers import Broker, MakeBroker, deaf_afterwards
+from tests.mailbox import Mailbox
+from tests.processes import wait_until
+from tests.test_evidence import WINDOW, accounted_for, on_both
+
+
+@on_both
+@deaf_afterwards
+def test_two_ask_a_worker_that_loses_replies__accounted_for_in_both_answers(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker = make_broker(kind)
+    broker.fleet("one@t")
+    for options in ({}, {}, {"countdown": 3600}):
+        broker.send({1, 2}, seconds=600, serializer="pickle", **options)
+    apps = [broker.client() for _ in range(2)]
+    wait_until(lambda: "one@t" in take(apps[0]).missing, what="its tasks")
+    with ThreadPoolExecutor() as pool:
+        for _ in range(8):
+            for snapshot in pool.map(lambda app: take(app, 1.0), apps):
+                assert accounted_for(snapshot) == {"one@t"}
+
+
+@on_both
+def test_command_is_lost_again_and_its_ping_with_it__asked_once_more(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    """As where another caller's question makes the worker reset its mailbox meanwhile."""
+    broker = make_broker(kind)
+
+    def loses_two(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        asked = mailbox.heard.count("revoked")
+        is_lost = command["method"] == "revoked" or (command["method"] == "ping" and asked == 2)
+        if asked > 2 or not is_lost:
+            mailbox.answer(command)
+
+    with Mailbox(broker, "one@t", loses_two):
+        snapshot = take(broker.app, fields=("stats", "revoked"))
+    assert workers_by_field(snapshot)["revoked"] == ["one@t"]
+    assert snapshot.missing == {}
+
+
+def hold_much(broker: Broker) -> Broker:
+    """Start a worker with the app that holds nine tasks with arguments of 2 MB each."""
+    [worker] = broker.fleet("one@t", with_app=True)
+    for _ in range(9):
+        broker.send("x" * 2_000_000, countdown=3600)
+    wait_until(lambda: worker.log.read_text().count("received") == 9, what="the tasks")
+    return broker
+
+
+@on_both
+class TestLargeReply:
+    @pytest.fixture
+    def broker(self, make_broker: MakeBroker, kind: str) -> Broker:
+        return hold_much(make_broker(kind))
+
+    def test_everything_asked_for__the_large_field_costs_only_itself(self, broker: Broker) -> None:
+        [worker] = broker.workers
+        for _ in range(2):
+            snapshot = take(broker.app, 2.0)
+            others = [field for field in FIELDS if field != "scheduled"]
+            assert [f for f in FIELDS if snapshot.answers[f]] == others
+            assert snapshot.missing == {"one@t": ("scheduled",)}
+        assert "Traceback" not in worker.log.read_text()
+
+    def test_question_in_one_message__reply_of_little_more_than_1_mib(
+        self, broker: Broker
+    ) -> None:
+        questions: list[dict[str, Any]] = []
+        with Mailbox(broker, "spy@t", lambda _, command: questions.append(command)):
+            take(broker.app, WINDOW)
+        [reply] = broker.client().control.broadcast(
+            questions[0]["method"],
+            arguments=questions[0]["arguments"],
+            destination=["one@t"],
+            reply=True,
+            timeout=10,
+            limit=1,
+        )
+        assert 1_000 < len(json.dumps(reply)) < 1_100_000
+
+
+@on_both
+def test_worker_restarts_with_the_app__asked_in_one_message_again(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker = make_broker(kind)
+    with Mailbox(broker, "one@t", Mailbox.answer) as without:
+        for _ in range(2):
+            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
+    assert len(without.heard) == 2 * len(FIELDS)
+    with Mailbox(broker, "one@t", Mailbox.answer_together) as with_app:
+        for _ in range(3):
+            assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
+    assert with_app.heard[-2:] == ["stats", "stats"]
+
+
+@on_both
+def test_more_workers_than_are_asked_again__given_up_without_a_time_out(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    broker, patience = make_broker(kind), 15.0
+    names = [f"{number:03}@made-up" for number in range(150)]
+
+    def many(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] in ("stats", "ping"):
+            for name in command["destination"] or names:
+                mailbox.answer(command, name)
+
+    with Mailbox(broker, names[0], many) as made_up, Mailbox(broker, "one@t", Mailbox.answer):
+        made_up.aliases |= set(names)
+        take(broker.app, WINDOW)
+        snapshot = take(broker.app, patience, 2 * patience)
+    assert workers_by_field(snapshot)["active"] == ["one@t"]
+    assert sorted(snapshot.missing) == names
+    assert snapshot.elapsed < patience
