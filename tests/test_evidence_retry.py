@@ -108,11 +108,10 @@ def test_worker_restarts_with_the_app__asked_in_one_message_again(
     assert with_app.heard[-2:] == ["stats", "stats"]
 
 
-@on_both
 def test_more_workers_than_are_asked_again__given_up_without_a_time_out(
-    make_broker: MakeBroker, kind: str
+    make_broker: MakeBroker,
 ) -> None:
-    broker, patience = make_broker(kind), 15.0
+    broker, patience = make_broker(), 15.0
     names = [f"{number:03}@made-up" for number in range(150)]
 
     def many(mailbox: Mailbox, command: dict[str, Any]) -> None:
@@ -122,7 +121,6 @@ def test_more_workers_than_are_asked_again__given_up_without_a_time_out(
 
     with Mailbox(broker, names[0], many) as made_up, Mailbox(broker, "one@t", Mailbox.answer):
         made_up.aliases |= set(names)
-        take(broker.app, WINDOW)
         snapshot = take(broker.app, patience, 2 * patience)
     assert workers_by_field(snapshot)["active"] == ["one@t"]
     assert sorted(snapshot.missing) == names
