@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import redis
 from rest_framework.test import APIClient
 
@@ -163,16 +164,31 @@ class TestWhoIsNamed:
         assert "two@t" not in snapshot.missing
         assert workers_by_field(snapshot) == BOTH
 
-    def test_beat_was_killed__not_named_by_who_knew_it(self, make_broker: MakeBroker) -> None:
+    @pytest.mark.parametrize("node", ["celerybeat@t", "scheduler@t"])
+    def test_beat_was_killed__not_named_by_who_knew_it(
+        self, make_broker: MakeBroker, node: str
+    ) -> None:
         broker = make_broker()
         with Mailbox(broker, "one@t", Mailbox.answer_together):
-            with killed_later(broker, "celerybeat@t", only_pong):
+            with killed_later(broker, node, only_pong):
                 assert take(broker.app).missing == {}
             for _ in range(3):
                 snapshot = take(broker.app)
                 assert workers_by_field(snapshot) == everywhere("one@t")
                 assert snapshot.missing == {}
                 assert snapshot.elapsed < TIMEOUT
+
+    def test_beat_was_killed__known_by_its_usual_name_to_a_new_process(
+        self, make_broker: MakeBroker
+    ) -> None:
+        """With another name, nothing tells it from a worker that was killed."""
+        broker = make_broker()
+        for node in ("celerybeat@t", "scheduler@t"):
+            with killed_later(broker, node, only_pong):
+                pass
+        with Mailbox(broker, "one@t", Mailbox.answer_together):
+            for _ in range(2):
+                assert take(broker.app).missing == {"scheduler@t": FIELDS}
 
     def test_list_lost_both_and_one_freezes__named_by_who_knew_it(
         self, make_broker: MakeBroker
