@@ -19,7 +19,7 @@ from tests.mailbox import Mailbox
 from tests.test_command import run
 from tests.test_evidence import NOT_ADDED_AGAIN, WINDOW, proxied
 from tests.test_evidence_redis import BOTH, URL, client_of, flush
-from tests.test_evidence_retry import hold_much
+from tests.test_evidence_retry import hold
 
 
 def reply_keys(client: redis.Redis, broker: Broker) -> list[bytes]:
@@ -170,7 +170,7 @@ def test_connection_killed_during_a_snapshot__nothing_stays(alone: Broker) -> No
 
 
 def test_large_reply_comes_after_the_end__no_list_of_it_stays(make_broker: MakeBroker) -> None:
-    broker = hold_much(make_broker())
+    broker = hold(make_broker(), tasks=9, megabytes=2)
     with client_of(broker) as client:
         for timeout in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
             take(broker.app, timeout)

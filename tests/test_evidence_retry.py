@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import pytest
 
 from celery_stats.control.question import FIELDS
 from tests.asking import everywhere, take, workers_by_field
@@ -28,7 +27,7 @@ def test_two_ask_a_worker_that_loses_replies__accounted_for_in_both_answers(
     apps = [broker.client() for _ in range(2)]
     wait_until(lambda: "one@t" in take(apps[0]).missing, what="its tasks")
     with ThreadPoolExecutor() as pool:
-        for _ in range(8):
+        for _ in range(6):
             for snapshot in pool.map(lambda app: take(app, 1.0), apps):
                 assert accounted_for(snapshot) == {"one@t"}
 
@@ -52,33 +51,44 @@ def test_command_is_lost_again_and_its_ping_with_it__asked_once_more(
     assert snapshot.missing == {}
 
 
-def hold_much(broker: Broker) -> Broker:
-    """Start a worker with the app that holds nine tasks with arguments of 2 MB each."""
+def hold(broker: Broker, tasks: int, megabytes: int) -> Broker:
+    """Start a worker with the app that holds tasks with arguments of this size each."""
     [worker] = broker.fleet("one@t", with_app=True)
-    for _ in range(9):
-        broker.send("x" * 2_000_000, countdown=3600)
-    wait_until(lambda: worker.log.read_text().count("received") == 9, what="the tasks")
+    for _ in range(tasks):
+        broker.send("x" * megabytes * 1_000_000, countdown=3600)
+    wait_until(lambda: worker.log.read_text().count("received") == tasks, what="the tasks")
     return broker
 
 
 @on_both
 class TestLargeReply:
-    @pytest.fixture
-    def broker(self, make_broker: MakeBroker, kind: str) -> Broker:
-        return hold_much(make_broker(kind))
-
-    def test_everything_asked_for__the_large_field_costs_only_itself(self, broker: Broker) -> None:
-        [worker] = broker.workers
+    def test_field_that_is_too_large_for_a_message__costs_only_itself(
+        self, make_broker: MakeBroker, kind: str
+    ) -> None:
+        broker = hold(make_broker(kind), tasks=9, megabytes=2)
         for _ in range(2):
             snapshot = take(broker.app, 2.0)
-            others = [field for field in FIELDS if field != "scheduled"]
-            assert [f for f in FIELDS if snapshot.answers[f]] == others
-            assert snapshot.missing == {"one@t": ("scheduled",)}
-        assert "Traceback" not in worker.log.read_text()
+            assert workers_by_field(snapshot) == everywhere("one@t")
+            assert snapshot.missing == {}
+            too_large = (snapshot.answers["scheduled"] or {})["one@t"]["error"]
+            assert re.fullmatch(r"the reply has 18,\d{3},\d{3} characters, and .*", too_large)
+            assert (snapshot.answers["stats"] or {})["one@t"]["pool"]
+        assert "Traceback" not in broker.workers[0].log.read_text()
+
+    def test_field_that_is_too_large_for_one_message_with_the_others__asked_for_alone(
+        self, make_broker: MakeBroker, kind: str
+    ) -> None:
+        broker = hold(make_broker(kind), tasks=3, megabytes=2)
+        snapshot = take(broker.app, 2.0)
+        assert workers_by_field(snapshot) == everywhere("one@t")
+        scheduled = (snapshot.answers["scheduled"] or {})["one@t"]
+        assert [len(row["request"]["args"][0]) for row in scheduled] == [2_000_000] * 3
+        assert snapshot.missing == {}
 
     def test_question_in_one_message__reply_of_little_more_than_1_mib(
-        self, broker: Broker
+        self, make_broker: MakeBroker, kind: str
     ) -> None:
+        broker = hold(make_broker(kind), tasks=3, megabytes=2)
         questions: list[dict[str, Any]] = []
         with Mailbox(broker, "spy@t", lambda _, command: questions.append(command)):
             take(broker.app, WINDOW)
