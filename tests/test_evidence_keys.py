@@ -86,12 +86,12 @@ class TestWhatRedisRefuses:
     ) -> None:
         queue = log_in().app.conf.task_default_queue
         broker = log_in(*self.RIGHTS, "~_kombu.binding.celery.pidbox", f"~{queue}*")
+        broker.start("one@t", with_app=True, task_default_queue=f"{queue}.two").ready()
         with client_of(broker) as client:
             client.lpush(queue, "one", "two")
-        with Mailbox(broker, "one@t", Mailbox.answer_together):
-            snapshot = take(broker.app, queues=True)
+        snapshot = take(broker.app, queues=True)
         assert workers_by_field(snapshot) == everywhere("one@t")
-        assert snapshot.queues == {queue: 2}
+        assert snapshot.queues == {queue: 2, f"{queue}.two": 0}
         assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
     def test_queues_refused__the_others_and_one_line(
