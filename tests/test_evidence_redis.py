@@ -284,3 +284,20 @@ class TestWhoIsNamed:
             flush(alone)
             may_answer.clear()
             assert workers_by_field(take(alone.app)) == everywhere("one@t")
+
+    def test_foreign_subscriber_leaves_and_a_known_worker_freezes__named(
+        self, own_redis: RedisServer, alone: Broker
+    ) -> None:
+        """As many are silent as before, and it is somebody else."""
+        [worker] = alone.fleet("one@t", **NOT_ADDED_AGAIN)
+        flush(alone)
+        with own_redis.client() as client, client.pubsub() as tool:
+            tool.psubscribe("*")
+            wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
+            snapshot = take(alone.app, WINDOW)
+            assert workers_by_field(snapshot) == everywhere("one@t")
+            assert (snapshot.missing, snapshot.unnamed) == ({}, 1)
+        worker.freeze()
+        for _ in range(2):
+            snapshot = take(alone.app, WINDOW)
+            assert (snapshot.missing, snapshot.unnamed) == ({"one@t": FIELDS}, 0)
