@@ -165,6 +165,7 @@ class Process:
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
+        self.popen.kill()  # One that was just forked has no group of its own yet.
         self.popen.wait()
 
     def stop(self) -> None:
