@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote
@@ -141,7 +142,9 @@ class World:
         self._askers: dict[str, Celery | Web] = {}
         self._named: defaultdict[str, set[str]] = defaultdict(set)  # in an asker's last answer
         self._owed: defaultdict[str, set[str]] = defaultdict(set)  # they may be absent only once
-        self._knows_beat: set[str] = set()  # askers
+        self._excused: defaultdict[str, set[str]] = defaultdict(set)  # dead, and named once
+        self._odd: set[str] = set()  # names that ever belonged to an odd one
+        self._restarted_at = -inf
         self._changing: set[str] = set()  # names; "" stands for all
         self._verb = ""
         self._numbers = count()
@@ -258,6 +261,7 @@ class World:
                 time.sleep(0.3)
                 if isinstance(way, RedisServer):
                     self._way = RedisServer(port=way.port)
+                    self._restarted_at = time.monotonic()
                 else:
                     self._way = Proxy(way.target, listen=way.port)
                 self._detach()
@@ -297,6 +301,9 @@ class World:
             )
         self._nodes.append(Node(name, options, process, queue))
         self._names.add(name)
+        self._odd |= {name} if "odd" in options else set()
+        for excused in self._excused.values():
+            excused.discard(name)
 
     def _send(self, queue: str, *args: Any, countdown: float | None = None, **kwargs: Any) -> None:
         options = {"queue": queue, "serializer": "pickle", "countdown": countdown}
@@ -414,7 +421,7 @@ class World:
                 options = Options(app, TIMEOUT, DEADLINE)
                 snapshot = take_snapshot(Question(workers=workers), options)
                 answers, missing = snapshot.answers, set(snapshot.missing)
-                unnamed = getattr(snapshot, "unnamed", None)
+                unnamed = snapshot.unnamed
         except BrokerUnavailable:
             error = UNAVAILABLE
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a violation
@@ -448,7 +455,7 @@ class World:
                 yield f"error: {answer.error}"
             return
         known, listed = self._named[asker], {name for name, _ in self._rows()}
-        is_silence = bool(self._silent())
+        is_silence = self._kind == "redis" and bool(self._silent())
         named = {*answer.fields, *answer.missing}
         owed = set()
         for name in named | self._names:
@@ -458,14 +465,12 @@ class World:
                 if is_named:
                     yield f"unasked: {name}"
             elif name == BEAT:
-                if present or (is_named and asker in self._knows_beat):
-                    yield f"beat named: {name} is no worker, and {asker} had heard that"
-                if state == "here":
-                    self._knows_beat.add(asker)
+                if is_named:
+                    yield f"beat named: {name} is no worker"
             elif state == "here" and set(FIELDS) - present - self._unencodable(name):
                 is_new = name not in known if self._kind == "amqp" else name not in listed
                 # The contract: such a worker may be in the next answer only.
-                may_be_late = is_new and (self._kind == "amqp" or is_silence)
+                may_be_late = is_new and (is_silence or self._kind == "amqp")
                 if not is_named and (workers or name in self._owed[asker] or not may_be_late):
                     yield f"vanished: {name} is alive, and neither answers nor is missing"
                 elif not is_named:
@@ -480,10 +485,14 @@ class World:
             elif state == "dead":
                 if present:
                     yield f"dead present: {name}"
-                elif is_named and not (
-                    workers or name in listed or (is_silence and name in known)
-                ):
-                    yield f"dead missing: {name}"
+                elif is_named and not (workers or name in listed):
+                    # It may be connected as far as the broker tells, or is about to be again.
+                    is_doubtful = is_silence or time.monotonic() < self._restarted_at + 60
+                    # One that loses replies has no mailbox for a moment, so it is named once.
+                    is_doubtful |= name in self._odd and name not in self._excused[asker]
+                    self._excused[asker].add(name)
+                    if not is_doubtful or name not in known:
+                        yield f"dead missing: {name}"
             elif self._verb == "restart" and self._kind == "redis" and name in known - named:
                 yield f"forgotten: {name} is alive, was known, and is not missing meanwhile"
         if not workers:
