@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1000, help="events, without the questions")
     parser.add_argument("--minutes", type=float, default=10, help="no event after that")
-    parser.add_argument("--shrink", type=float, default=90, help="seconds to cut down a violation")
+    parser.add_argument("--shrink", type=float, default=90, help="seconds for a violation")
     parser.add_argument("--ignore", nargs="+", default=(), metavar="KIND", help="of violations")
     parser.add_argument("--events", help="play these, separated by semicolons, and nothing else")
     parser.add_argument("--replay", type=Path, help="the same from a file")
@@ -175,7 +175,7 @@ def main() -> None:
             runner.violations.update(kinds_of(found))
             if found:
                 print(f"\n{name}, step {runner.steps}:", *sorted(set(found))[:4], sep="\n  ")
-            if found and not given:
+            if found and options.shrink:
                 trials = make_runner(time.monotonic() + options.shrink)
                 events = trials.shorten(done, fleets, kinds_of(found))
                 print(f'  shortest: --events "{"; ".join(events)}"', flush=True)
