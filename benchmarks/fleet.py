@@ -11,7 +11,7 @@ compared with the processes that were started, and with Celery's own ping. A vio
 round, and the round is played again with fewer events, to find the shortest sequence.
 
     start A [solo] [app] [odd] [large]  a worker; a second one of the same name only on Redis
-                                        odd: holds arguments that cannot be encoded; large: 2 MB
+                                        odd: holds arguments that cannot be encoded; large: 1.2 MB
     start beat                          celery beat with remote control
     stop|kill|freeze|thaw A|beat        SIGTERM, SIGKILL, SIGSTOP, SIGCONT
     busy A                              a solo worker runs a task, and answers nothing meanwhile

@@ -141,7 +141,8 @@ class World:
         self._names: set[str] = set()  # of all that were ever started
         self._listeners: list[redis.client.PubSub] = []
         self._askers: dict[str, Celery | Web] = {}
-        self._named: defaultdict[str, set[str]] = defaultdict(set)  # in an asker's last answer
+        #: Who has answered an asker, and was named since in each of its answers.
+        self._known: defaultdict[str, set[str]] = defaultdict(set)
         self._owed: defaultdict[str, set[str]] = defaultdict(set)  # they may be absent only once
         self._excused: defaultdict[str, set[str]] = defaultdict(set)  # dead, and named once
         self._odd: set[str] = set()  # names that ever belonged to an odd one
@@ -293,7 +294,7 @@ class World:
             for _ in range(2 * ("odd" in options)):
                 self._send(queue, {1, 2}, seconds=600)
             for _ in range(3 * ("large" in options)):
-                self._send(queue, "x" * 700_000, countdown=3600)
+                self._send(queue, "x" * 400_000, countdown=3600)
             process = self._broker.start(
                 name,
                 pool="solo" if "solo" in options else "prefork",
@@ -448,7 +449,7 @@ class World:
         wrong = [each for each in wrong if each.partition(":")[0] not in self._ignored]
         self.found += [f"{each} [{asker} got {answer}]" for each in wrong]
         if not answer.error and not workers:
-            self._named[asker] = {*answer.fields, *answer.missing}
+            self._known[asker] = {*answer.fields, *(self._known[asker] & answer.missing)}
 
     def _faults(
         self, asker: str, workers: tuple[str, ...], answer: Answer, pongs: Counter[str]
@@ -457,7 +458,7 @@ class World:
             if answer.error != UNAVAILABLE or self._verb not in OUTAGES:
                 yield f"error: {answer.error}"
             return
-        known, listed = self._named[asker], {name for name, _ in self._rows()}
+        known, listed = self._known[asker], {name for name, _ in self._rows()}
         is_silence = self._kind == "redis" and bool(self._silent())
         named = {*answer.fields, *answer.missing}
         owed = set()
@@ -507,7 +508,8 @@ class World:
         names = [node.name for node in self._nodes]
         states = [node.state(answer.since, answer.until) for node in self._nodes]
         # One of two workers with a name, or a beat, may be silent under a name that is known.
-        if answer.changing or "either" in states or len({*names} - {BEAT}) < len(names):
+        is_known = BEAT in {name for name, _ in self._rows()} or len({*names}) < len(names)
+        if answer.changing or "either" in states or is_known:
             return
         silent = states.count("silent") + len(self._listeners)
         unheard = len(answer.missing - set(answer.fields))
