@@ -18,7 +18,7 @@ class AmqpPresence(Presence):
 
     A worker is gone if it has answered nothing and has no mailbox, neither at the ping nor some
     time later, because a worker that could not encode a reply is without a mailbox for a moment.
-    A worker that is known for it is waited for and named as missing once before it can be gone.
+    A worker that has lost a reply a short time ago is waited for and named as missing instead.
     """
 
     def after_asking(self) -> None:

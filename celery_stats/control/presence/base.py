@@ -140,8 +140,6 @@ class Presence(ABC):
         for name in self.replies.pongs - self.replies.heard:
             if name in self.replies.no_workers or name in self.roster.nodes:
                 self.roster.hear(name, now, is_worker=False)
-        for name in self.awaited() & self.roster.losers(now):
-            self.roster.node(name).lost_at = None
 
     def expected(self) -> set[str]:
         """Return the workers that should answer.
