@@ -18,6 +18,7 @@ from typing import Any
 
 from celery.signals import worker_init
 
+from .control.limits import MAX_REPLY
 from .control.question import ARGUMENT, CONSUMERS, FIELDS, REPLIES, TIME
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ COMMANDS = ("stats", CONSUMERS, "revoked", "query_task", "active", "reserved", "
 #: not fit are asked for one at a time.
 MAX_TOGETHER = 2**20
 
-#: Characters of the reply to one command. RabbitMQ closes the channel of a worker that sends more
-#: than 16 MiB, and the quotation marks in the text are escaped on the way.
-MAX_ALONE = 8 * 2**20
+#: Characters of the reply to one command, with those that are escaped on the way. The rest of the
+#: message needs some room.
+MAX_ALONE = MAX_REPLY - 2**16
 
 
 def connect() -> None:
@@ -91,7 +92,7 @@ def _fitting(replies: dict[str, Any]) -> Iterator[str]:
     room = MAX_ALONE if len(replies) == 1 else MAX_TOGETHER
     for name, reply in replies.items():
         text = _to_json(reply)
-        if len(text) > MAX_ALONE:
+        if len(text) + text.count('"') + text.count("\\") > MAX_ALONE:
             error = f"the reply has {len(text):,} characters, and at most {MAX_ALONE:,} are sent"
             text = json.dumps({"error": error})
         if len(text) <= room:

@@ -118,7 +118,8 @@ class Collector:
             self.replies.asked = self._ask_everything()
             self._ask_for_the_rest(without_app.intersection(workers) if workers else without_app)
             if beats:
-                self.replies.beat_ping = self._send_ping(beats)
+                self._send_ping(beats)
+        self.replies.first = set(self._tickets)
         self.presence.after_asking()
         # Their replies are kept, however many other names come.
         self._expected = self.presence.expected()

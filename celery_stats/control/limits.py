@@ -9,11 +9,14 @@ import re
 import struct
 from typing import Any
 
-#: Bytes of a reply that is decoded. RabbitMQ takes no larger message by default, from version 4.
-MAX_REPLY = 16 * 2**20
+#: Bytes of a reply that is decoded, and lists and objects in it. One call of ``json.loads`` holds
+#: the interpreter, so no other request of the process goes on meanwhile: for up to half a second
+#: with these. They are the ordinary arguments of some 16 000 tasks.
+MAX_REPLY = 8 * 2**20
+MAX_CONTAINERS = 300_000
 
 #: Bytes of all replies to one question. More could not be masked and written within the deadline.
-MAX_REPLIES = 64 * 2**20
+MAX_REPLIES = 32 * 2**20
 
 #: Workers whose replies to one question are kept, names in the list of mailboxes that are read,
 #: and nodes that are remembered between questions.
@@ -36,7 +39,11 @@ def is_name(name: object) -> bool:
 
 def is_too_large(message: Any) -> bool:
     """Whether a kombu message is larger than what is decoded."""
-    return len(message.body or "") > MAX_REPLY
+    body = message.body or ""
+    if len(body) > MAX_REPLY:
+        return True
+    text = body if isinstance(body, str) else bytes(body).decode("latin-1")
+    return text.count("[") + text.count("{") > MAX_CONTAINERS
 
 
 def without_decompression(message_class: type[Any]) -> type[Any]:

@@ -27,8 +27,10 @@ class Replies:
         owed: worker name to the commands that it still owes, for pending and given-up workers.
         given_up: names of the workers that are given up.
         last_answer_at: monotonic seconds of the last answer that was new.
+        nodes: how many nodes have answered anything that was sent with the question. Several may
+            share a name, and an unreadable reply stands under :data:`NO_NAME`.
+        first: the tickets of what was sent with the question, its own included.
         asked: the ticket of the question, which every node answers once.
-        beat_ping: the ticket of the ping to nodes that are known to be no workers.
         ping: the ticket of the ping to every node; empty before it was sent.
         pongs: names of the nodes that have answered a ping.
         only_pongs: those of them that have answered no command.
@@ -45,7 +47,9 @@ class Replies:
         self.owed: dict[str, set[str]] = {}
         self.given_up: set[str] = set()
         self.last_answer_at = asked_at
-        self.asked = self.beat_ping = self.ping = ""
+        self.nodes = 0
+        self.first: set[str] = set()
+        self.asked = self.ping = ""
         self.pongs: set[str] = set()
         self.only_pongs: set[str] = set()
         self.late_pongs: set[str] = set()
@@ -57,6 +61,7 @@ class Replies:
         self._answers: dict[str, dict[str, Any]] = {command: {} for command in commands}
         self._times: Counter[tuple[str, str]] = Counter()  # by ticket and name
         self._total: Counter[str] = Counter()  # by ticket
+        self._nodes_of: Counter[str] = Counter()  # by name
 
     @property
     def heard(self) -> set[str]:
@@ -86,22 +91,19 @@ class Replies:
         times = self._times[ticket, name]
         if name == NO_NAME:
             self.unreadable = max(self.unreadable, times)
+        # Whoever answers something later may not have been there when the question was asked. A
+        # reply that cannot be read counts once for its node: as the answer to the question.
+        is_first = ticket in self.first if name else ticket == self.asked
+        if is_first and times > self._nodes_of[name]:
+            self._nodes_of[name] = times
+            self.nodes += 1
         return times
 
     @property
-    def nodes(self) -> int:
-        """How many nodes have answered.
-
-        Once every node was pinged, the pongs decide. Before that, whoever has answered the
-        question, and whoever has answered nothing but the ping that was sent with it.
-        """
-        if self.ping:
-            late = [name for name in self.late_pongs if not self._times[self.ping, name]]
-            return self._total[self.ping] + len(late)
-        if not self._total[self.beat_ping]:
-            return self._total[self.asked]
-        beats = [name for name in self.only_pongs if self._times[self.beat_ping, name]]
-        return self._total[self.asked] + len(beats)
+    def pongs_of_all(self) -> int:
+        """How many nodes have answered the ping to every node, or one that was sent later."""
+        late = [name for name in self.late_pongs if not self._times[self.ping, name]]
+        return self._total[self.ping] + len(late)
 
     def total(self, ticket: str) -> int:
         """Return how many replies to one message came."""

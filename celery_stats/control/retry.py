@@ -132,6 +132,8 @@ class Retries:
         if ticket == attempt.ticket:
             if attempt.step == IS_WORKER:
                 self._replies.add_worker(worker)
+            elif attempt.step.safe:
+                self.lost_active.add(worker)
         elif attempt.step == IS_WORKER and self._tried[worker, IS_WORKER] == ROUNDS:
             self._replies.no_workers.add(worker)
         elif attempt.step.command == "active" and not attempt.step.safe:

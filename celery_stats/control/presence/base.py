@@ -138,7 +138,9 @@ class Presence(ABC):
         for name in self.replies.heard:
             self.roster.hear(name, now, is_worker=True)
         for name in self.replies.pongs - self.replies.heard:
-            if name in self.replies.no_workers or name in self.roster.nodes:
+            node = self.roster.nodes.get(name)
+            is_known = node is not None and node.heard_at is not None
+            if is_known or name in self.replies.no_workers:
                 self.roster.hear(name, now, is_worker=False)
 
     def expected(self) -> set[str]:

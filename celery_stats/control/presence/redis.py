@@ -50,6 +50,7 @@ class RedisPresence(Presence):
         self._look()
         if before is not None and self._count is not None:
             self._count = max(before, self._count)
+        self._count_when_asked = self._count or 0
         self._listed_when_asked = self._listed
 
     def after_ping(self) -> None:
@@ -107,8 +108,17 @@ class RedisPresence(Presence):
 
     @property
     def _silent(self) -> int:
-        """How many of the counted nodes have not answered; they are counted again at the ping."""
-        return (self._count or 0) - self.replies.nodes
+        """How many nodes have not answered anything.
+
+        They are counted again at the ping. A node may have answered and left before that, or lose
+        one of the two while it resets its mailbox, so the smaller number counts.
+        """
+        silent = self._count_when_asked - self.replies.nodes
+        return min(silent, self._silent_to_ping) if self.replies.ping else silent
+
+    @property
+    def _silent_to_ping(self) -> int:
+        return (self._count or 0) - self.replies.pongs_of_all
 
     def _silent_names(self) -> set[str]:
         """Return the listed names of workers from which nothing came."""
@@ -174,7 +184,7 @@ class RedisPresence(Presence):
 
     @property
     def is_reply_expected(self) -> bool:
-        return self._silent > 0
+        return self._silent > 0 or (bool(self.replies.ping) and self._silent_to_ping > 0)
 
     @property
     def unnamed(self) -> int:
