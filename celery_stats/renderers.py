@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
 from .page.fleet import UNAVAILABLE, page
-from .page.messages import about, refusal
+from .page.messages import about, refusal, texts
 from .report import Report
 
 #: The static files of the page.
@@ -211,7 +211,8 @@ class OpenMetricsRenderer(BaseRenderer):
             text: bytes = import_string(self.writer)(response.report)
             return text
         response.headers["Content-Type"] = "text/plain; charset=utf-8"
-        return "".join(f"{line}\n" for line in _text_lines(data)).encode("utf-8", "replace")
+        lines = [f"{name}: {text}" if name else str(text) for name, text in texts(data)]
+        return "".join(f"{' '.join(line.split())}\n" for line in lines).encode("utf-8", "replace")
 
 
 class PrometheusRenderer(OpenMetricsRenderer):
@@ -220,18 +221,6 @@ class PrometheusRenderer(OpenMetricsRenderer):
     media_type = "text/plain; version=0.0.4"
     content_type = "text/plain; version=0.0.4; charset=utf-8"
     writer = "celery_stats.metrics.prometheus"
-
-
-def _text_lines(data: Any, name: str = "detail") -> Iterator[str]:
-    """Yield a line for each text in an error, whatever shape the project's handler gives it."""
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _text_lines(value, str(key))
-    elif isinstance(data, list | tuple):
-        for value in data:
-            yield from _text_lines(value, name)
-    else:
-        yield " ".join(str(data if name == "detail" else f"{name}: {data}").split())
 
 
 #: The renderers of the extra ``metrics``; empty if prometheus-client is not installed, so that

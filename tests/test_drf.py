@@ -292,7 +292,8 @@ def standardized(exc: Exception, context: Any) -> Response | None:
     if not isinstance(exc, APIException):
         return None
     logging.getLogger(__name__).error("Handled", exc_info=exc)
-    error = {"code": exc.get_codes(), "detail": str(exc), "attr": None}
+    detail = str(exc.detail) if isinstance(exc.detail, str) else "A parameter is wrong."
+    error = {"code": exc.default_code, "detail": detail, "attr": None}
     return Response({"type": "server_error", "errors": [error]}, status=exc.status_code)
 
 
@@ -343,6 +344,19 @@ class TestErrors:
             "The Celery broker is unavailable. Try again shortly.\n"
             "attr: None\n"
         )
+
+    def test_page_under_another_handler__texts(
+        self, api: APIClient, down: Broker, settings: Any
+    ) -> None:
+        settings.REST_FRAMEWORK = {
+            **settings.REST_FRAMEWORK,
+            "EXCEPTION_HANDLER": f"{__name__}.standardized",
+        }
+        response = api.get("/api/celery-stats/?colour=red", headers=HTML)
+        assert response.status_code == 400
+        page = response.content.decode()
+        assert "A parameter is wrong." in page
+        assert "&#x27;" not in page  # the quotes of a dict that is written by Python
 
     def test_error_report_of_django__no_password(self, down: Broker, rf: Any) -> None:
         """Where a project lets the exception out of a view of its own."""

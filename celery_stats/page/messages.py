@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .text import TITLE_LENGTH, shorten
@@ -20,7 +20,7 @@ def refusal(data: Any, status: int, visitor: str, log_in: str) -> dict[str, Any]
         log_in: the address where the visitor can log in as somebody else.
     """
     user = f"You are logged in as {shorten(visitor).shown}." if visitor else ""
-    heading, *texts = {
+    heading, *sentences = {
         400: ["The address asks for something that this page does not know"],
         401: [
             "Your session is not accepted here",
@@ -35,13 +35,9 @@ def refusal(data: Any, status: int, visitor: str, log_in: str) -> dict[str, Any]
         ],
         429: ["Too many requests", "Wait a moment, then load the page again."],
     }.get(status, ["The page cannot be shown"])
-    messages = [("", text) for text in texts if text]
+    messages = [("", sentence) for sentence in sentences if sentence]
     if status == 400:
-        messages = [
-            (shorten(name).shown, shorten(message).shown)
-            for name, value in (data if isinstance(data, Mapping) else {"": data}).items()
-            for message in (value if isinstance(value, list | tuple) else [value])
-        ]
+        messages = [(shorten(name).shown, shorten(text).shown) for name, text in texts(data)]
     return {
         "state": "refused",
         "heading": heading,
@@ -51,6 +47,21 @@ def refusal(data: Any, status: int, visitor: str, log_in: str) -> dict[str, Any]
         ),
         "address": log_in if status == 403 else "?",
     }
+
+
+def texts(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each text in an error and its name, whatever shape the project's handler gives it.
+
+    The name is that of a wrong parameter, for example. The text of a "detail" has none.
+    """
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from texts(value, "" if key == "detail" else str(key))
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from texts(value, name)
+    else:
+        yield name, data
 
 
 def about(data: Mapping[str, Any]) -> dict[str, Any]:
