@@ -7,7 +7,7 @@ only for the rows that are shown, so that the templates only print.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from celery_stats.control.queues import consumed_queues
 from celery_stats.report import Report
 
 from .look_up import look_ups
+from .messages import notes
 from .tasks import Answers, TaskList, errors, slots, task_lists
 from .text import (
     PAIRS_SHOWN,
@@ -31,7 +32,6 @@ from .text import (
     mapping,
     number,
     pairs,
-    plural,
     shorten,
 )
 
@@ -128,24 +128,6 @@ def health(report: Report, names: Collection[str], queues: Excerpt) -> str:
         "idle": any(consumes_nothing(report, name) for name in report.consumers or ()),
     }
     return next((key for key, value in is_true.items() if value), "complete")
-
-
-def notes(report: Report) -> Iterator[str]:
-    """Yield what must be said of who did not answer, without a name."""
-    if report.unreadable:
-        replies = "reply" if report.unreadable == 1 else "replies"
-        yield (
-            f"{report.unreadable:,} {replies} came that this process may not or cannot read. "
-            "Compare its accept_content and its certificates with those of the workers, which "
-            "are alive."
-        )
-    if report.unnamed:
-        one = report.unnamed == 1
-        who = "a frozen worker, or another program" if one else "frozen workers, or other programs"
-        yield (
-            f"{plural(report.unnamed, 'connection')} {'listens' if one else 'listen'} on the "
-            f"workers\N{RIGHT SINGLE QUOTATION MARK} channel in Redis and did not answer: {who}."
-        )
 
 
 def totals(answers: Answers, tasks: Mapping[str, TaskList]) -> list[tuple[str, str, Count, str]]:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
 
+from .messages import notes
 from .text import Count, Text, plural
 
 #: A line and its role in ``django.core.management.color``; the role is empty for plain text.
@@ -90,11 +91,6 @@ def lines(report: Report) -> Iterator[Line]:
 
 def silent(report: Report) -> Iterator[Line]:
     """Yield a line for each worker that did not answer everything, and for who has no name."""
-    if not (report.missing or report.unnamed or report.unreadable):
-        return
-    # Imported here, because a probe does not need the page if all is well.
-    from .fleet import notes
-
     for name, fields in report.missing.items():
         what = "anything" if fields == report.question.fields else ", ".join(fields)
         yield printable(f"{name} did not answer {what}."), WARNING

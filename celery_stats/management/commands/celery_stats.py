@@ -23,7 +23,7 @@ from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import Question
 from celery_stats.management.forget import NotForgotten, forget, forgettable
-from celery_stats.page.fleet import notes
+from celery_stats.page.messages import notes
 from celery_stats.page.pasted import task_ids
 from celery_stats.page.tasks import errors
 from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
@@ -108,12 +108,7 @@ class Command(BaseCommand):
             raise CommandError(no_snapshot(exc), returncode=NOT_ASKED) from None
 
     def run(self, options: Mapping[str, Any]) -> None:
-        """Do what the options say.
-
-        Raises:
-            CeleryStatsError: no snapshot could be taken.
-            CommandError: there is no worker, or one did not answer everything.
-        """
+        """Do what the options say; see ``handle`` for the errors."""
         self.options = ReportOptions.from_conf(conf, timeout=options["timeout"])
         if options["forget"]:
             forget(options["forget"], self.options)
@@ -132,6 +127,14 @@ class Command(BaseCommand):
             with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())
             report = self.report
+        self.conclude(report)
+
+    def conclude(self, report: Report) -> None:
+        """Close the connection, and say how to forget workers that may have been killed.
+
+        Raises:
+            CommandError: there is no worker, or one did not answer everything.
+        """
         app = find_app(self.options.app)
         broker_for(app).close()
         for name in forgettable(report, app):
