@@ -21,11 +21,13 @@ def test_two_ask_a_worker_that_loses_replies__accounted_for_in_both_answers(
     make_broker: MakeBroker, kind: str
 ) -> None:
     broker = make_broker(kind)
-    broker.fleet("one@t")
+    [worker] = broker.fleet("one@t")
     for options in ({}, {}, {"countdown": 3600}):
         broker.send({1, 2}, seconds=600, serializer="pickle", **options)
+    wait_until(lambda: worker.log.read_text().count("received") == 3, what="its tasks")
     apps = [broker.client() for _ in range(2)]
-    wait_until(lambda: "one@t" in take(apps[0]).missing, what="its tasks")
+    for app in apps:  # Who has not heard it before cannot name it.
+        assert accounted_for(take(app, 1.0)) == {"one@t"}
     with ThreadPoolExecutor() as pool:
         for _ in range(6):
             for snapshot in pool.map(lambda app: take(app, 1.0), apps):
