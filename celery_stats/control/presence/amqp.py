@@ -40,8 +40,10 @@ class AmqpPresence(Presence):
     def look_again(self) -> bool:
         names = self._without_mailbox - self.replies.heard - self.replies.pongs
         self._without_mailbox = frozenset()
-        losers = self.roster.losers(self.connection.now())
-        self.replies.gone |= self.connection.missing_mailboxes(names - losers)
+        # A reply that cannot be read has no name, so it may be that of one of them.
+        if not self.replies.unreadable:
+            losers = self.roster.losers(self.connection.now())
+            self.replies.gone |= self.connection.missing_mailboxes(names - losers)
         return False
 
     @property
@@ -90,6 +92,8 @@ class AmqpPresence(Presence):
 
     def remember(self, *, whole_window: bool) -> None:
         super().remember(whole_window=whole_window)
+        # Its mailbox may be there again by now.
+        self.replies.gone &= self.connection.missing_mailboxes(self.replies.gone)
         self.roster.forget(self.replies.gone)
         if whole_window and not self.requested and not self.replies.is_anybody_pending:
             self.roster.silent = 0
