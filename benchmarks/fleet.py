@@ -115,7 +115,7 @@ class Runner:
                     world.play(event)
             except AssertionError as exc:  # Something was awaited in vain; that proves nothing.
                 self.given_up += 1
-                print(f'\ngiven up: --events "{"; ".join(done)}": {exc}', flush=True)
+                print(f'\ngiven up: --events "{"; ".join(done)}": {exc}'[:2000], flush=True)
         self.steps += sum(not event.startswith("ask") for event in done)
         self.snapshots += world.snapshots
         self.slowest = max(self.slowest, world.slowest)

@@ -42,6 +42,7 @@ from tests.processes import Forked, Process, wait_until
 TIMEOUT, DEADLINE = 1.0, 5.0  # The defaults, which the web server has.
 MAX_NODES = 5
 BUSY = 4.0  # seconds
+EXPECTED = 61.0  # seconds for which a worker may be expected to connect again
 BEAT = f"celerybeat@{socket.gethostname()}"
 UNAVAILABLE = "BrokerUnavailable"
 OUTAGES = {"restart", "cut", "hang"}
@@ -144,8 +145,7 @@ class World:
         #: Who has answered an asker, and was named since in each of its answers.
         self._known: defaultdict[str, set[str]] = defaultdict(set)
         self._owed: defaultdict[str, set[str]] = defaultdict(set)  # they may be absent only once
-        self._excused: defaultdict[str, set[str]] = defaultdict(set)  # dead, and named once
-        self._odd: set[str] = set()  # names that ever belonged to an odd one
+        self._odd_until: defaultdict[str, float] = defaultdict(lambda: -inf)  # by name
         self._restarted_at = -inf
         self._changing: set[str] = set()  # names; "" stands for all
         self._verb = ""
@@ -303,9 +303,6 @@ class World:
             )
         self._nodes.append(Node(name, options, process, queue))
         self._names.add(name)
-        self._odd |= {name} if "odd" in options else set()
-        for excused in self._excused.values():
-            excused.discard(name)
 
     def _send(self, queue: str, *args: Any, countdown: float | None = None, **kwargs: Any) -> None:
         options = {"queue": queue, "serializer": "pickle", "countdown": countdown}
@@ -314,6 +311,8 @@ class World:
     def _end(self, node: Node) -> None:
         node.process.kill()
         self._nodes.remove(node)
+        if "odd" in node.options:
+            self._odd_until[node.name] = time.monotonic()
         if isinstance(node.process, Worker):
             self._broker.workers.remove(node.process)
 
@@ -490,12 +489,11 @@ class World:
                 if present:
                     yield f"dead present: {name}"
                 elif is_named and not (workers or name in listed):
-                    # It may be connected as far as the broker tells, or is about to be again.
-                    is_doubtful = is_silence or time.monotonic() < self._restarted_at + 60
-                    # One that loses replies has no mailbox for a moment, so it is named once.
-                    is_doubtful |= name in self._odd and name not in self._excused[asker]
-                    self._excused[asker].add(name)
-                    if not is_doubtful or name not in known:
+                    # It may be connected, or about to connect again, as far as the broker tells.
+                    # One that loses replies is without a mailbox for a moment each time.
+                    recently = time.monotonic() - EXPECTED
+                    is_doubtful = max(self._restarted_at, self._odd_until[name]) > recently
+                    if name not in known or not (is_silence or is_doubtful):
                         yield f"dead missing: {name}"
             elif self._verb == "restart" and self._kind == "redis" and name in known - named:
                 yield f"forgotten: {name} is alive, was known, and is not missing meanwhile"
