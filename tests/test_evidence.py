@@ -20,6 +20,7 @@ from tests.brokers import Broker, MakeBroker
 from tests.conftest import KINDS
 from tests.mailbox import Mailbox
 from tests.network import Proxy
+from tests.processes import wait_until
 
 #: Seconds of silence after which somebody who is silent in a test is given up.
 WINDOW = 0.5
@@ -44,6 +45,20 @@ def proxied(broker: Broker) -> Iterator[tuple[Proxy, Celery]]:
         yield proxy, broker.client(broker_url=through(broker, proxy.port))
     finally:
         proxy.close()
+
+
+#: The end of the frame with which a client closes its connection.
+CLOSE = b"\x00\x0a\x00\x32"
+
+
+def closed_in_order(said: bytearray) -> bool:
+    """Whether a client has sent ``connection.close`` on channel 0."""
+    at = said.find(CLOSE)
+    while at >= 0:
+        if said[at - 7 : at - 4] == b"\x01\x00\x00":
+            return True
+        at = said.find(CLOSE, at + 1)
+    return False
 
 
 def accounted_for(snapshot: Snapshot) -> set[str]:
@@ -176,3 +191,30 @@ def test_first_of_two_urls_is_frozen__tried_by_the_first_question_alone(
             proxy.cut()  # The next question needs a new connection.
             assert workers_by_field(take(app, WINDOW, deadline=3.0)) == everywhere("one@t")
         assert len(frozen.said) == tried
+
+
+def test_asked_every_eleven_seconds__connections_are_closed_in_order(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker("amqp")
+    with proxied(broker) as (proxy, app), Mailbox(broker, "one@t", Mailbox.answer):
+        take(app, WINDOW)
+        time.sleep(11)  # longer than a firewall may need to forget a connection
+        take(app, WINDOW)
+        first, *others = proxy.said
+        assert len(others) == 1
+        wait_until(lambda: closed_in_order(first), seconds=2, what="its close")
+
+
+def test_asked_every_six_seconds__one_connection(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not too old for the next question as long as it is used."""
+    broker = make_broker("amqp")
+    clock, ahead = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead)
+    with proxied(broker) as (proxy, app), Mailbox(broker, "one@t", Mailbox.answer):
+        for _ in range(4):
+            assert workers_by_field(take(app, WINDOW)) == everywhere("one@t")
+            ahead += 6
+        assert len(proxy.said) == 1
