@@ -149,7 +149,7 @@ class TestWhoIsThere:
             assert snapshot.missing == {"two@t": FIELDS}
         # The commands that it finds on waking up are answered without this id.
         revoked = uuid()
-        broker.app.control.revoke(revoked)
+        broker.app.control.revoke(revoked, reply=True, timeout=10, limit=1)
         workers[1].thaw()
 
         def back() -> Snapshot | None:

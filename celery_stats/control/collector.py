@@ -199,7 +199,7 @@ class Collector:
         """Ping whoever is waited for, because a ping may be lost with a mailbox, or everybody."""
         if self.presence.look_again():
             self._ping_everybody()
-        elif names := sorted(self.presence.awaited())[:MAX_NAMED]:
+        elif names := sorted(self.presence.awaited() | self.replies.pending)[:MAX_NAMED]:
             self._late_pings.add(self._send_ping(names))
 
     def _owing_the_rest(self) -> set[str]:

@@ -105,6 +105,8 @@ class Retries:
         self._send_step = send
         self._send_ping = ping
         self._now = now
+        #: Nodes that did not answer the last step, nor the ping after it.
+        self._silent: set[str] = set()
         #: Nodes that have answered a ping after all that they were asked.
         self._caught_up: set[str] = set()
         self._to_ask_again: set[str] = set()
@@ -116,7 +118,8 @@ class Retries:
         self._caught_up -= set(workers)
 
     def note_pong(self, worker: str) -> None:
-        """Note a node's answer to a ping that went to every node."""
+        """Note a node's answer to a ping that is not the one after a step."""
+        self._silent.discard(worker)
         if self._attempt is None or worker not in self._attempt.waiting:
             self._caught_up.add(worker)
 
@@ -154,6 +157,7 @@ class Retries:
         if attempt is not None:
             if attempt.waiting and self._seconds_left(attempt, patience) > 0:
                 return self._ping(attempt)
+            self._silent |= attempt.waiting
             self._attempt = None
         pending = self._replies.pending
         self._choose(pending | suspects)
@@ -203,7 +207,7 @@ class Retries:
                 yield step, self._tried_less(min(times, step.rounds), step, owing)
 
     def _tried_less(self, times: int, step: Step, workers: set[str]) -> list[str]:
-        chosen = workers & self._to_ask_again
+        chosen = workers & self._to_ask_again - self._silent
         return sorted(worker for worker in chosen if self._tried[worker, step] < times)
 
     def _send(self, step: Step, workers: list[str]) -> None:
