@@ -1,0 +1,402 @@
+"""The rule about who is there, against random fleets on a model of each broker (``model.py``).
+
+Hypothesis invents sequences of events, and every answer is held against the contract. What
+violates it is printed as the shortest sequence of events that shows it.
+``CELERY_STATS_TEST_SEQUENCES`` is the number of sequences for each kind of broker.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from celery_stats.control import snapshot
+from celery_stats.control.connection import PING
+from celery_stats.control.exceptions import BrokerUnavailable
+from celery_stats.control.presence import Roster
+from celery_stats.control.question import FIELDS, Question
+from tests.model import Broker, Connection, Node
+
+SEQUENCES = int(os.environ.get("CELERY_STATS_TEST_SEQUENCES", "0"))
+
+TIMEOUT, DEADLINE = 1.0, 5.0
+
+#: Seconds within which a node answers at once, and after which it does not answer in time.
+FAST, LATE = 0.03, TIMEOUT - 0.05
+
+#: Seconds for which a worker that was heard is expected, for which it is while it is not connected
+#: after a restart of Redis, and for which one that loses replies is, because it may be resetting.
+REMEMBERED, RECONNECTING, RESETTING = 600, 60, 60
+
+LOST = ("active", "scheduled", "reserved")
+
+BEAT = "celerybeat@h"
+
+#: Attributes of nodes.
+WORKERS: dict[str, dict[str, Any]] = {
+    "app": {},
+    "holds much": {"too_large": frozenset({"active"})},
+    "plain": {"kind": "plain"},
+    "loses active": {"kind": "plain", "unencodable": LOST[:1], "reset_takes": 0.3},
+    "loses three": {"kind": "plain", "unencodable": LOST},
+}
+
+
+@dataclass
+class Asker:
+    """A process that asks, and what it can know.
+
+    Attributes:
+        heard: worker to the time of its last answer.
+        beats: nodes that answered pings and turned out to be no workers.
+        has_asked_all: whether a question to all has ended.
+        knows_fleet: whether one of them waited for ``TIMEOUT``, and nobody was missing.
+        owed: workers that an exception of the contract left out of the last answer, with the time
+            of their reply.
+        losers: worker to the time at which it last lost a reply.
+    """
+
+    connection: Connection
+    roster: Roster = field(default_factory=Roster)
+    heard: dict[str, float] = field(default_factory=dict)
+    beats: set[str] = field(default_factory=set)
+    has_asked_all: bool = False
+    knows_fleet: bool = False
+    owed: dict[str, float] = field(default_factory=dict)
+    losers: dict[str, float] = field(default_factory=dict)
+
+
+class Answer:
+    """One answer, and what was true when the question was asked."""
+
+    def __init__(self, asker: Asker, question: Question) -> None:
+        self.asker, self.connection = asker, asker.connection
+        self.broker = broker = asker.connection.broker
+        self.asked_at, standstill = broker.now, broker.standstill
+        self.listed = set(broker.listed)
+        self.reached = {node for node in broker.nodes if node.connected}
+        self.was_idle = {node for node in self.reached if not node.inbox}
+        self.named = set(question.workers)
+        self.connection.ends = broker.now + DEADLINE
+        self.snapshot = snapshot._take(
+            cast(Any, self.connection),
+            app=None,
+            roster=asker.roster,
+            question=question,
+            timeout=TIMEOUT,
+            started=broker.now,
+        )
+        self.ended_at = broker.now
+        self.stood_still = standstill - broker.standstill
+        self.answers = {name: self.snapshot.answers[name] or {} for name in question.fields}
+        self.present = {worker for replies in self.answers.values() for worker in replies}
+        self.missing = set(self.snapshot.missing)
+        asked = self.connection.asked
+        ours = [message for message in self.connection.read if message.ticket in asked]
+        self.read = [message for message in ours if not message.node.unreadable]
+        self.pongs = [m.node for m in self.read if asked[m.ticket].method == PING]
+        self.heard = {m.node.name for m in self.read if asked[m.ticket].method != PING}
+
+    def check(self) -> None:
+        self.check_answers()
+        for node in self.broker.nodes:
+            if node.is_worker and (not self.named or node.name in self.named):
+                self.check_living(node)
+                self.check_silent(node)
+                self.check_fields(node)
+        for name in self.missing - self.named:
+            self.check_missing(name)
+        self.check_unnamed()
+        self.check_time()
+
+    def lost_a_reply_of(self, node: Node) -> bool:
+        replies = (node.answered_at.get(ticket, 0.0) for ticket in self.connection.asked)
+        return None in replies or node.unreadable or node.loses > 0
+
+    def is_steady(self, node: Node) -> bool:
+        """Whether nothing has happened to a node since the question was asked."""
+        broker = self.broker
+        return node in self.reached and node.changed_at <= self.asked_at >= broker.disturbed_at
+
+    def may_be_late(self, node: Node) -> bool:
+        """Whether the node may not have answered what it was asked."""
+        slow = node.frozen or node.delay > FAST or node.kind == "foreign"
+        return slow or not self.is_steady(node) or self.lost_a_reply_of(node)
+
+    def check_answers(self) -> None:
+        """An answer is what came back to this question; who lacks one is missing."""
+        came = {(message.node.name, message.ticket) for message in self.read}
+        for name, replies in self.answers.items():
+            for worker, reply in replies.items():
+                assert (worker, reply["answers"]) in came, f"{worker} did not answer {name}"
+        for worker in self.present:
+            owed = tuple(n for n in FIELDS if n in self.answers and worker not in self.answers[n])
+            assert self.snapshot.missing.get(worker, ()) == owed, f"{worker} owes {owed}"
+        for worker in (self.heard & self.named if self.named else self.heard) | self.named:
+            assert worker in self.present | self.missing, f"{worker} is in neither"
+
+    def check_living(self, node: Node) -> None:
+        """Who answers within ``TIMEOUT`` is in the answer, or in the next."""
+        due = node.due(next(iter(self.connection.asked)))
+        if due is None or due - self.asked_at >= LATE or node.name in self.present:
+            return
+        if not self.is_steady(node) or node.unreadable:
+            return
+        is_after_grace = due > max(self.connection.read_at, self.asked_at)
+        is_unknown = node.name not in self.asker.heard and not self.named
+        if self.broker.kind == "amqp":
+            known = self.asker.heard.keys() & ({n.name for n in self.reached} | self.present)
+            may_be_left_out = is_unknown and self.asker.has_asked_all and bool(known)
+        else:
+            somebody_is_silent = any(self.may_be_late(other) for other in self.reached)
+            is_listed = node.name in self.listed or self.broker.kind != "redis"
+            may_be_left_out = not is_listed and somebody_is_silent
+        may_be_left_out = may_be_left_out and is_after_grace
+        seconds = f"{node.name} answers in {due - self.asked_at:.4f} s"
+        assert may_be_left_out, f"{seconds} and is not there"
+        owed_since = self.asker.owed.get(node.name, self.asked_at)
+        assert owed_since >= self.asked_at, f"{seconds} and is left out again"
+        if is_unknown:
+            self.asker.owed[node.name] = due
+
+    def check_silent(self, node: Node) -> None:
+        """Who is known and silent is missing."""
+        name, broker = node.name, self.broker
+        heard_at = self.asker.heard.get(name, 0.0)
+        is_known = broker.kind != "filesystem" and broker.now - heard_at < REMEMBERED
+        is_known |= name in self.listed & broker.listed
+        is_there = node in self.reached and (node.connected or broker.kind != "amqp")
+        if broker.kind == "redis" and broker.now - broker.started_at < RECONNECTING:
+            is_there |= 0.0 < heard_at < broker.started_at
+        if is_known and is_there and node.alive:
+            assert name in self.present | self.missing, f"{name} is silent and not named"
+
+    def check_fields(self, node: Node) -> None:
+        """Who answers at once answers everything, ``active`` as text where necessary."""
+        names = [other.name for other in self.broker.nodes]
+        is_alone = self.broker.others_asked_at < self.asked_at or not node.unencodable
+        is_calm = node in self.was_idle and is_alone and names.count(node.name) == 1
+        in_time = node.name in self.present and self.ended_at < self.asked_at + DEADLINE
+        if is_calm and in_time and not self.may_be_late(node):
+            lost = set(node.unencodable) - {"active"}
+            owed = tuple(name for name in FIELDS if name in lost and name in self.answers)
+            assert self.snapshot.missing.get(node.name, ()) == owed, f"{node.name} can answer"
+
+    def check_missing(self, name: str) -> None:
+        """Who is missing may be there, and may be a worker."""
+        assert name not in self.asker.beats, f"{name} is no worker"
+        namesakes = [node for node in self.broker.nodes if node.name == name]
+        for node in namesakes:
+            busy = self.may_be_late(node) or node not in self.was_idle
+            assert node.is_worker or busy, f"{name} is alive and no worker"
+        may_be_there = any(n.alive or n.changed_at > self.asked_at for n in namesakes)
+        may_be_there |= name in self.listed | self.broker.listed
+        if may_be_there:
+            return
+        if self.broker.kind == "redis" and name in self.asker.heard:
+            may_be_there |= self.asker.heard[name] < self.broker.started_at
+            may_be_there |= any(map(self.may_be_late, self.broker.nodes))
+        may_be_there |= self.asked_at - self.asker.losers.get(name, 0.0) < RESETTING
+        assert may_be_there, f"{name} is gone"
+
+    def check_unnamed(self) -> None:
+        """On Redis, who is silent and has no name is counted; a reply that cannot be read, too."""
+        if any(node.changed_at > self.asked_at for node in self.broker.nodes):
+            return
+        silent = [node for node in self.reached if node.is_silent]
+        names = self.missing | self.asker.beats | self.listed & {BEAT}
+        if self.broker.kind == "redis" and not self.named:
+            said = self.snapshot.unnamed + len(names)
+            assert len(silent) <= said, "somebody is silent, which is not said"
+        came = [m for m in self.connection.read if m.ticket in self.connection.asked]
+        unreadable = any(message.node.unreadable for message in came)
+        assert bool(self.snapshot.unreadable) == unreadable, "a reply cannot be read"
+
+    def check_time(self) -> None:
+        """The deadline is kept, and where everybody answers, nobody is waited for."""
+        seconds = self.ended_at - self.asked_at
+        assert seconds <= DEADLINE + self.stood_still + 0.01, "the deadline has passed"
+        broker, asker = self.broker, self.asker
+        living = {node for node in broker.nodes if node.alive}
+        there = {node.name for node in living}
+        is_expected = self.named <= there if self.named else broker.listed <= there
+        if broker.kind == "amqp" and not self.named:
+            gone = set(asker.heard) - there
+            is_expected = (
+                asker.knows_fleet and gone < set(asker.heard) and not gone & asker.losers.keys()
+            )
+        answer_soon = living <= self.was_idle and not any(
+            node.unencodable or self.may_be_late(node) for node in broker.nodes if node.alive
+        )
+        nothing_happened = all(node.changed_at <= self.asked_at for node in broker.nodes)
+        if is_expected and answer_soon and nothing_happened and not self.stood_still:
+            assert not self.snapshot.unnamed, "everybody answers, and somebody is unnamed"
+            assert seconds < TIMEOUT / 2, "everybody answers, and somebody is waited for"
+
+    def learn(self) -> None:
+        """Note what the asker can know from now on."""
+        asker = self.asker
+        if not self.named:
+            for worker in set(asker.heard) - self.present - self.missing:
+                del asker.heard[worker]
+            asker.owed = {w: due for w, due in asker.owed.items() if due >= self.asked_at}
+            waited = self.ended_at - max(self.connection.read_at, self.asked_at) >= TIMEOUT - 0.01
+            whole = waited and not self.missing and not self.stood_still
+            asker.knows_fleet = bool(self.present) and (whole or asker.knows_fleet)
+            asker.has_asked_all = True
+        lost = {m.node.name for m in self.read if m.node.unencodable} | self.heard & self.missing
+        asker.losers |= dict.fromkeys(lost, self.broker.now)
+        asker.heard |= dict.fromkeys(self.heard, self.broker.now)
+        for node in self.pongs:
+            if node.kind == "beat" and self.is_steady(node) and self.pongs.count(node) > 1:
+                asker.beats.add(node.name)
+
+
+NAMES = ("a", "b", "c")
+
+#: When something happens: now, or during the next question.
+later = st.sampled_from((0, 0, 0, 0.0005, 0.02, 0.06, 0.3, 1.2))
+
+questions = st.one_of(
+    st.sampled_from((Question(), Question(queues=True))),
+    st.sets(st.sampled_from((*NAMES, BEAT)), min_size=1).map(
+        lambda workers: Question(workers=tuple(sorted(workers)))
+    ),
+    st.sets(st.sampled_from(FIELDS), min_size=1).map(
+        lambda fields: Question(fields=tuple(name for name in FIELDS if name in fields))
+    ),
+)
+
+
+class Fleet(RuleBasedStateMachine):
+    kind: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broker = Broker(self.kind)
+        self.askers = [Asker(Connection(self.broker))]
+
+    @initialize(kinds=st.lists(st.sampled_from(tuple(WORKERS)), max_size=3))
+    def begin(self, kinds: list[str]) -> None:
+        for name, kind in zip(NAMES, kinds, strict=False):
+            self.broker.start(Node(name, **WORKERS[kind]))
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        kind=st.sampled_from(tuple(WORKERS)),
+        delay=st.sampled_from((0.001, 0.002, FAST, 0.2, 0.8, 1.5)),
+        later=later,
+    )
+    def start(self, name: str, kind: str, delay: float, later: float) -> None:
+        self.broker.after(later, self.broker.start, Node(name, delay=delay, **WORKERS[kind]))
+
+    @rule(kind=st.sampled_from(("beat", "foreign")), later=later)
+    def start_other(self, kind: str, later: float) -> None:
+        if kind == "beat" or self.kind == "redis":
+            name = BEAT if kind == "beat" else kind
+            self.broker.after(later, self.broker.start, Node(name, kind))
+
+    @rule(
+        event=st.sampled_from(("stop", "kill", "upgrade")), number=st.integers(0, 3), later=later
+    )
+    def end(self, event: str, number: int, later: float) -> None:
+        self._let(number, event, later)
+
+    @rule(seconds=st.sampled_from((0.1, 1.5, 30, 1e9)), number=st.integers(0, 3), later=later)
+    def freeze(self, seconds: float, number: int, later: float) -> None:
+        self._let(number, "freeze", later, seconds)
+
+    @rule(event=st.sampled_from(("lose_a_reply", "change_certificate")), number=st.integers(0, 3))
+    def lose(self, event: str, number: int) -> None:
+        self._let(number, event, 0)
+
+    def _let(self, number: int, event: str, later: float, *args: float) -> None:
+        """Let something happen to one of the living nodes."""
+        living = [node for node in self.broker.nodes if node.alive]
+        if living:
+            node = living[number % len(living)]
+            self.broker.after(later, getattr(self.broker, event), node, *args)
+
+    @rule(later=later)
+    def thaw(self, later: float) -> None:
+        for node in self.broker.nodes:
+            self.broker.after(later, self.broker.thaw, node)
+
+    @precondition(lambda self: self.kind == "redis")
+    @rule(names=st.sampled_from((NAMES, ("a",), ("b",))), later=later)
+    def forget(self, names: tuple[str, ...], later: float) -> None:
+        """All names mean FLUSHDB, one means that somebody has removed it from the list."""
+        event = self.broker.flush if names == NAMES else self.broker.listed.discard
+        self.broker.after(later, event, *(() if names == NAMES else names))
+
+    @precondition(lambda self: self.kind != "filesystem")
+    @rule(delays=st.lists(st.sampled_from((0.2, 3.0)), min_size=4, max_size=4))
+    def restart(self, delays: list[float]) -> None:
+        self.broker.restart(delays)
+
+    @rule(later=later)
+    def ask_as_another(self, later: float) -> None:
+        self.broker.after(later, self.broker.ask_as_another, FIELDS[::-1])
+
+    @rule(seconds=st.sampled_from((0.2, 1.5)))
+    def stand_still(self, seconds: float) -> None:
+        self.broker.standstill = seconds
+
+    @rule(seconds=st.sampled_from((0.01, 2, 15, 90)))
+    def wait(self, seconds: float) -> None:
+        self.broker.wait(seconds)
+
+    @rule()
+    def fork(self) -> None:
+        first = self.askers[0]
+        copied = copy.deepcopy({k: v for k, v in vars(first).items() if k != "connection"})
+        self.askers = [first, Asker(Connection(self.broker), **copied)]
+
+    @rule(who=st.integers(0, 1), question=questions)
+    def ask_for(self, who: int, question: Question) -> None:
+        self._ask(who, question)
+
+    def _ask(self, who: int, question: Question) -> None:
+        asker = self.askers[who % len(self.askers)]
+        try:
+            answer = Answer(asker, question)
+        except BrokerUnavailable:
+            asker.connection = Connection(self.broker)
+        else:
+            answer.check()
+            answer.learn()
+
+    @rule()
+    def ask(self) -> None:
+        self._ask(0, Question())
+
+    @rule()
+    def ask_again(self) -> None:
+        """The same, so that it happens more often."""
+        self._ask(0, Question())
+
+
+@pytest.mark.parametrize("kind", ["redis", "amqp", "filesystem"])
+def test_random_fleet__answered_as_the_contract_says(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "queue_lengths", lambda *args, **options: {})
+    run_state_machine_as_test(
+        type("Fleet", (Fleet,), {"kind": kind}),
+        settings=settings(
+            max_examples=SEQUENCES or 200, stateful_step_count=30, derandomize=not SEQUENCES
+        ),
+    )
