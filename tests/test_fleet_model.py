@@ -160,10 +160,12 @@ class Answer:
         if self.broker.kind == "amqp":
             known = self.asker.heard.keys() & ({n.name for n in self.reached} | self.present)
             may_be_left_out = is_unknown and self.asker.has_asked_all and bool(known)
+        elif self.broker.kind == "filesystem":
+            # It was silent for a whole TIMEOUT before, and has not read older messages.
+            may_be_left_out = node not in self.was_idle and node.name in self.missing
         else:
             somebody_is_silent = any(self.may_be_late(other) for other in self.reached)
-            is_listed = node.name in self.listed or self.broker.kind != "redis"
-            may_be_left_out = not is_listed and somebody_is_silent
+            may_be_left_out = node.name not in self.listed and somebody_is_silent
         may_be_left_out = may_be_left_out and is_after_grace
         seconds = f"{node.name} answers in {due - self.asked_at:.4f} s"
         assert may_be_left_out, f"{seconds} and is not there"
@@ -177,7 +179,9 @@ class Answer:
         name, broker = node.name, self.broker
         heard_at = self.asker.heard.get(name, 0.0)
         is_known = broker.kind != "filesystem" and broker.now - heard_at < REMEMBERED
-        is_known |= name in self.listed & broker.listed
+        # The entry of one that resets its mailbox goes and comes back.
+        stays_listed = self.is_steady(node) or node.frozen
+        is_known |= stays_listed and name in self.listed & broker.listed
         is_there = node in self.reached and (node.connected or broker.kind != "amqp")
         if broker.kind == "redis" and broker.now - broker.started_at < RECONNECTING:
             is_there |= 0.0 < heard_at < broker.started_at
