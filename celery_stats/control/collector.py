@@ -370,8 +370,9 @@ class Collector:
                 self.replies.clocks[worker] = clock
         else:
             answers = {command: reply} if command else {}
-        if self.replies.add_answers(worker, answers, self._connection.now()):
-            self._has_answer = True
+        was_heard = worker in self.replies.heard
+        is_new = self.replies.add_answers(worker, answers, self._connection.now())
+        self._has_answer = self._has_answer or is_new or not was_heard
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the missing workers, each with the fields that it did not answer.

@@ -40,10 +40,8 @@ class AmqpPresence(Presence):
     def look_again(self) -> bool:
         names = self._without_mailbox - self.replies.heard - self.replies.pongs
         self._without_mailbox = frozenset()
-        # A reply that cannot be read has no name, so it may be that of one of them.
-        if not self.replies.unreadable:
-            losers = self.roster.losers(self.connection.now())
-            self.replies.gone |= self.connection.missing_mailboxes(names - losers)
+        losers = self.roster.losers(self.connection.now())
+        self.replies.gone |= self.connection.missing_mailboxes(names - losers)
         return False
 
     @property

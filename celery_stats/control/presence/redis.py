@@ -30,6 +30,7 @@ class RedisPresence(Presence):
 
     def before_asking(self) -> None:
         roster, now = self.roster, self.connection.now()
+        self._asked_at = now
         server = self.connection.server_id()
         if roster.server and server and roster.server != server:
             roster.restarted_at = now
@@ -149,7 +150,7 @@ class RedisPresence(Presence):
             return
         roster = self.roster
         if whole_window:
-            roster.silent, roster.silent_since = self._silent_without_name, self.connection.now()
+            roster.silent, roster.silent_since = self._silent_without_name, self._asked_at
         elif roster.silent is not None:
             roster.silent = min(roster.silent, max(self._silent, 0))
         if self._silent <= 0 and self.replies.ping:
