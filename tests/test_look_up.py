@@ -198,7 +198,7 @@ def test_no_worker_knows_it__and_who_did_not_answer() -> None:
     assert sentences == [
         "No worker that answered knows it.",
         "solo@h, b@h did not answer, and may hold it or be executing it.",
-        "The app has no result backend that would know how it ended.",
+        "The app has no result backend, so nothing says whether it has ended.",
     ]
 
 
@@ -218,7 +218,7 @@ def test_no_worker_answered__said() -> None:
         (Backend.FAILED, "The result backend failed; the log of this process says why."),
         (
             Backend.PRIVATE,
-            "The result goes to the process that sent the task alone, so that nobody else can "
+            "The result goes only to the process that sent the task, so nobody else can "
             "know how it ended.",
         ),
     ],
@@ -233,12 +233,12 @@ def test_result_backend__a_sentence_of_its_own(backend: Backend, sentence: str) 
     [
         (
             Result("SUCCESS", NOW - timedelta(minutes=3)),
-            "The result backend says SUCCESS: it has finished at 05:57:00, 3 min ago.",
+            "The result backend says SUCCESS: it finished at 05:57:00, 3 min ago.",
         ),
-        (Result("FAILURE", None), "The result backend says FAILURE: it has failed."),
+        (Result("FAILURE", None), "The result backend says FAILURE: it failed."),
         (
             Result("RETRY", None),
-            "The result backend says RETRY: it has failed, and is to be tried again.",
+            "The result backend says RETRY: it failed, and is to be tried again.",
         ),
         (
             Result("STARTED", None),

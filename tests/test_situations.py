@@ -81,11 +81,11 @@ class Situations:
             "stranded": stranded,
             "finished": [
                 *unknown,
-                f"The result backend says SUCCESS: it has finished at {ENDED}.",
+                f"The result backend says SUCCESS: it finished at {ENDED}.",
             ],
             "failed": [
                 *unknown,
-                f"The result backend says FAILURE: it has failed at {ENDED}.",
+                f"The result backend says FAILURE: it failed at {ENDED}.",
             ],
             "never": never,
         }

@@ -37,9 +37,9 @@ ARGUMENTS_LENGTH = 2000
 FITS_SHOWN, QUEUES_NAMED = 10, 5
 
 STATES = {
-    "SUCCESS": "it has finished",
-    "FAILURE": "it has failed",
-    "RETRY": "it has failed, and is to be tried again",
+    "SUCCESS": "it finished",
+    "FAILURE": "it failed",
+    "RETRY": "it failed, and is to be tried again",
     "STARTED": "a worker has started it, and has not finished it",
     "REVOKED": "it was revoked",
     "RECEIVED": "a worker has received it",
@@ -277,8 +277,8 @@ def _no_result(report: Report) -> Iterator[str]:
         yield {
             Backend.ANSWERED: "The result backend has nothing of it: results expire, and tasks "
             "that ignore their result leave none.",
-            Backend.NONE: "The app has no result backend that would know how it ended.",
-            Backend.PRIVATE: "The result goes to the process that sent the task alone, so that "
+            Backend.NONE: "The app has no result backend, so nothing says whether it has ended.",
+            Backend.PRIVATE: "The result goes only to the process that sent the task, so "
             "nobody else can know how it ended.",
             Backend.LATE: "The result backend did not answer in time.",
             Backend.FAILED: "The result backend failed; the log of this process says why.",
