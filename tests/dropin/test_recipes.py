@@ -76,8 +76,8 @@ def test_recipe__query_parameters_of_others(project: Project, worker: str) -> No
     assert [found["staff"] for found in answers.values()] == [[200, [worker]], [400, None]]
 
 
-def test_recipe__twice(project: Project, worker: str) -> None:
-    Recipe("Twice").add_to(project)
+def test_recipe__a_second_path(project: Project, worker: str) -> None:
+    Recipe("A second path").add_to(project)
     answers = project.visit("/internal/celery-stats/", "/api/celery-stats/")
     assert [found["staff"] for found in answers.values()] == [[200, [worker]]] * 2
 
