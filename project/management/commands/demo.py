@@ -58,7 +58,9 @@ class Command(BaseCommand):
     help = "Shows the endpoint and real workers at work. Needs no service."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+        parser.add_argument(
+            "--port", type=int, default=8000, help="8000 by default; 0 means any that is free"
+        )
         parser.add_argument(
             "--once", action="store_true", help="print one answer of the endpoint, and end"
         )
@@ -160,7 +162,7 @@ class Command(BaseCommand):
             task=long_tasks[0],
             password=password,
             python=shlex.quote(sys.executable),
-            script=shlex.quote(sys.argv[0]),
+            script=shlex.quote(str(Path(sys.argv[0]).resolve())),
             **tokens,
         )
         self.say(text)
