@@ -19,7 +19,7 @@ from .limits import MAX_REPLIES, MAX_WORKERS, is_name, is_too_large
 from .messages import decode_together, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
 from .question import ARGUMENT, CONSUMERS, FIELDS, Question
-from .replies import NO_NAME, Replies
+from .replies import NO_NAME, NodeCount, Replies
 from .retry import MAX_NAMED, Retries, Step
 
 logger = logging.getLogger(__name__)
@@ -83,23 +83,23 @@ class Collector:
         self._roster = roster
         self._timeout = timeout
         self._patience = timeout * PATIENCE_SHARE
-        self._retries = Retries(self.replies, self._ask_again, self._send_ping, connection.now)
+        self._retries = Retries(
+            self.replies, self._patience, self._ask_again, self._send_ping, connection.now
+        )
         self._order = sorted(question.commands, key=PUBLISH_ORDER.index)
         #: Ticket to command. The empty text is a command whose reply no field needs.
         self._tickets: dict[str, str] = {}
         # Seconds in which replies could be read and nothing came since the last new answer, and
         # since the last sign of anybody. A process that stood still gives nobody up.
-        self._silence = self._silence_of_all = self._pinged_at = 0.0
-        self._has_answer = self._has_sign = False
+        self._silence = self._silence_of_all = 0.0
         self._bytes = 0  # of all replies
         self._names: set[str] = set()  # under which anything came
-        self._expected: set[str] = set()
-        self._beats = roster.no_workers()
+        self._expected: set[str] = set()  # their replies are kept, however many other names come
         self._with_app: set[str] = set()
         self._asked_for_the_rest: set[str] = set()
+        self._pinged_at = 0.0
         self._looks = 1  # at who is there, after the ping
-        self._late_pings: set[str] = set()  # tickets of pings to those that are waited for
-        self._pongs_expected: dict[str, int] = {}  # by ticket, for pings by name
+        self._pongs_due: set[tuple[str, str]] = set()  # ticket and node, for pings by name
 
     def run(self, ends: float) -> None:
         """Ask, then read replies until nobody else will answer.
@@ -111,27 +111,23 @@ class Collector:
             BrokerUnavailable: the broker failed on the way.
         """
         workers = self._question.workers
-        without_app = self._roster.without_app()
-        beats = [] if workers else sorted(self.presence.to_ping())[:MAX_NAMED]
-        self.presence.before_asking()
+        without_app = self._roster.names(lambda node: node.without_app)
+        beats = sorted(self.presence.before_asking())[:MAX_NAMED]
         with self._connection.together():
-            self.replies.asked = self._ask_everything()
+            self._ask_everything()
             self._ask_for_the_rest(without_app.intersection(workers) if workers else without_app)
-            if beats:
+            if beats and not workers:
                 self._send_ping(beats)
-        self.replies.first = set(self._tickets)
+        self.replies.asked.tickets = list(self._tickets)
         self.presence.after_asking()
-        # Their replies are kept, however many other names come.
         self._expected = self.presence.expected()
         self.state = self._read(ends)
         self._remember()
-        self._connection.is_reply_expected = self._is_reply_expected()
-
-    def _is_reply_expected(self) -> bool:
-        """Whether a reply may come after the question has ended."""
-        if self.state is not State.SETTLED or self.presence.is_reply_expected:
-            return True
-        return any(self.replies.total(t) < n for t, n in self._pongs_expected.items())
+        self._connection.is_reply_expected = (
+            self.state is not State.SETTLED
+            or self.presence.is_reply_expected
+            or bool(self._pongs_due)
+        )
 
     def _read(self, ends: float) -> State:
         came = False
@@ -156,17 +152,17 @@ class Collector:
             # the reply that is waited for may stand behind it in the queue.
             if silence >= limit and not came:
                 return State.SILENCE if patience is None else State.SETTLED
-            came = self._drain(min(limit - silence, self._seconds_to_next_step(), left))
+            came = self._drain(max(min(limit - silence, self._seconds_to_next_step(), left), 0.0))
 
     def _drain(self, seconds: float) -> bool:
-        """Read what comes; return whether anything came, and count the silence."""
+        """Read what comes; return whether anything came, and count the silence otherwise."""
         began = self._connection.now()
-        self._has_answer = self._has_sign = False
-        came = self._connection.drain(max(seconds, 0.0))
-        # No more than it waited for, because the process may have stood still meanwhile.
-        waited = 0.0 if came else min(self._connection.now() - began, max(seconds, 0.001))
-        self._silence = 0.0 if self._has_answer else self._silence + waited
-        self._silence_of_all = 0.0 if self._has_sign else self._silence_of_all + waited
+        came = self._connection.drain(seconds)
+        if not came:
+            # No more than it waited for, because the process may have stood still meanwhile.
+            waited = min(self._connection.now() - began, max(seconds, 0.001))
+            self._silence += waited
+            self._silence_of_all += waited
         return came
 
     def _ask_more(self) -> bool:
@@ -183,15 +179,15 @@ class Collector:
             self.state = State.PINGED
             return True
         is_time = self._silence >= self._patience * self._looks
-        if is_time or (self.presence.doubts and self._seconds_to_second_look() <= 0):
+        if is_time or self._seconds_to_second_look() <= 0:
             self._looks += is_time
             self._look_again()
             return True
         impatient = self._silence >= self._patience
-        return self._retries.proceed(self.presence.suspects(), self._patience, impatient=impatient)
+        return self._retries.proceed(self.presence.suspects(), impatient=impatient)
 
     def _ping_everybody(self) -> None:
-        self.replies.ping = self._send_ping(())
+        self.replies.pinged = NodeCount(self._send_ping(()))
         self._pinged_at = self._connection.now()
         self.presence.after_ping()
 
@@ -199,8 +195,10 @@ class Collector:
         """Ping whoever is waited for, because a ping may be lost with a mailbox, or everybody."""
         if self.presence.look_again():
             self._ping_everybody()
-        elif names := sorted(self.presence.awaited() | self.replies.pending)[:MAX_NAMED]:
-            self._late_pings.add(self._send_ping(names))
+            return
+        names = self.replies.silent(self.presence.awaited()) | self.replies.pending
+        if names:
+            self.replies.pinged.tickets.append(self._send_ping(sorted(names)[:MAX_NAMED]))
 
     def _owing_the_rest(self) -> set[str]:
         """Return the workers that owe a part of their answer and were not asked for it."""
@@ -211,27 +209,26 @@ class Collector:
         return inf if after is None else min(after, self._patience)
 
     def _seconds_to_second_look(self) -> float:
+        if not self.presence.doubts:
+            return inf
         return self._pinged_at + LOOK_AGAIN_AFTER - self._connection.now()
 
     def _seconds_to_next_step(self) -> float:
         """Return after how many seconds :meth:`_ask_more` may have something to do."""
-        steps = [REST_AFTER - self._silence] if self._owing_the_rest() else []
+        rest = REST_AFTER - self._silence if self._owing_the_rest() else inf
         if self.state is State.ASKED:
-            return min([*steps, self._ping_after() - self._silence_of_all])
-        steps.append(self._retries.seconds_to_wait(self._patience))
-        if self.presence.doubts:
-            steps.append(self._seconds_to_second_look())
-        steps.append(self._patience * self._looks - self._silence)
-        return min(steps)
+            return min(rest, self._ping_after() - self._silence_of_all)
+        next_look = self._patience * self._looks - self._silence
+        second_look = self._seconds_to_second_look()
+        return min(rest, next_look, second_look, self._retries.seconds_to_wait())
 
     # Asking
 
-    def _ask_everything(self) -> str:
-        """Publish the question as its first command; return the ticket."""
+    def _ask_everything(self) -> None:
         command = self._order[0]
         if command == "active" and self._roster.safe_first(self._connection.now()):
             command = ""
-        return self._ask(command, self._question.workers, everything=True)
+        self._ask(command, self._question.workers, everything=True)
 
     def _ask(
         self,
@@ -267,25 +264,24 @@ class Collector:
         self._silence_of_all = 0.0
         ticket = self._connection.publish(PING, {}, expires=self._timeout, workers=nodes)
         self._tickets[ticket] = PING
-        self._pongs_expected[ticket] = len(nodes)
+        self._pongs_due.update((ticket, node) for node in nodes)
         return ticket
 
     def _ask_again(self, step: Step, workers: Collection[str]) -> str:
         self._silence = self._silence_of_all = 0.0
-        return self._ask(
-            step.command or "", workers, safe=step.safe, everything=step.command is None
-        )
+        is_worker = step.command is None
+        return self._ask(step.command or "", workers, safe=step.safe, everything=is_worker)
 
     def _ask_for_the_rest(self, workers: Set[str]) -> None:
         """Ask workers for the commands that are not in their reply to the question."""
         self._asked_for_the_rest |= workers
         self._retries.note_asked(workers)
         safe_first = self._roster.safe_first(self._connection.now())
-        asked_first = self._tickets[self.replies.asked]
+        asked_first = next(iter(self._tickets.values()))
         for command in self._order:
             # Whoever was not heard yet may still answer what all were asked first.
-            asked = workers & self.replies.owed.keys() if command == asked_first else workers
-            owing = {worker for worker in asked if command in self.replies.owed_by(worker)}
+            asked = workers & self.replies.heard if command == asked_first else workers
+            owing = self.replies.owing(command, asked)
             if len(owing) > MAX_NAMED:
                 # Ask all. A list of so many names would be longer than the needless answers.
                 self._ask(command, self._question.workers)
@@ -295,18 +291,17 @@ class Collector:
                 if names:
                     self._ask(command, sorted(names), safe=is_safe)
 
-    # Remembering
-
     def _remember(self) -> None:
         self.presence.remember(whole_window=self.state is State.SILENCE)
-        for worker in self.replies.heard:
+        replies, now = self.replies, self._connection.now()
+        for worker in replies.heard:
             node = self._roster.node(worker)
             node.without_app = worker not in self._with_app
-        now = self._connection.now()
-        for worker in self._retries.lost_active:
-            self._roster.node(worker).lost_active_at = now
-        for worker in self._retries.lost_active | self.replies.given_up:
-            self._roster.node(worker).lost_at = now
+            has_lost_active = worker in self._retries.lost_active
+            if has_lost_active:
+                node.lost_active_at = now
+            if has_lost_active or (replies.is_done(worker) and replies.owed_by(worker)):
+                node.lost_at = now
 
     # Reading
 
@@ -325,7 +320,7 @@ class Collector:
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
             self.replies.count(ticket, NO_NAME)
-            self._has_sign = True
+            self._silence_of_all = 0.0
             self._connection.skip(message, exc)
             return
         for name, reply in body.items() if isinstance(body, Mapping) else ():
@@ -344,17 +339,15 @@ class Collector:
         return True
 
     def _take_in(self, name: str, ticket: str, reply: Any) -> None:
-        self._has_sign = True
+        self._silence_of_all = 0.0
+        self._pongs_due.discard((ticket, name))
         command = self._tickets[ticket]
         times = self.replies.count(ticket, name)
         if command == PING:
             self.replies.add_pong(name)
-            if name in self._beats:
+            node = self._roster.nodes.get(name)
+            if node is not None and node.is_no_worker:
                 self.replies.no_workers.add(name)
-            if ticket in self._late_pings:
-                self.replies.late_pongs.add(name)
-            if ticket in self._late_pings or ticket == self.replies.ping:
-                self._retries.note_pong(name)
         elif not self._question.workers or name in self._question.workers:
             if times > 1:
                 log_shared_name(name)
@@ -370,9 +363,8 @@ class Collector:
                 self.replies.clocks[worker] = clock
         else:
             answers = {command: reply} if command else {}
-        was_heard = worker in self.replies.heard
-        is_new = self.replies.add_answers(worker, answers, self._connection.now())
-        self._has_answer = self._has_answer or is_new or not was_heard
+        if self.replies.add_answers(worker, answers, self._connection.now()):
+            self._silence = 0.0
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the missing workers, each with the fields that it did not answer.
@@ -381,6 +373,6 @@ class Collector:
         """
         fields_by_worker = {
             worker: tuple(field for field in FIELDS if field in self.replies.owed_by(worker))
-            for worker in sorted(self.presence.expected() - self.replies.complete)
+            for worker in sorted(self.presence.expected())
         }
         return {worker: fields for worker, fields in fields_by_worker.items() if fields}

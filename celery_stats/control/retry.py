@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -29,13 +29,7 @@ MAX_NAMED = 100
 
 
 class Step(NamedTuple):
-    """One command that is sent again.
-
-    Attributes:
-        command: its name; None for :data:`IS_WORKER`.
-        safe: whether ``active`` is asked to turn all arguments into text.
-        rounds: how often it is sent.
-    """
+    """One command that is sent again: its name, whether ``safe`` is asked, and how often."""
 
     command: str | None
     safe: bool = False
@@ -62,21 +56,20 @@ SendPing = Callable[[Collection[str]], str]
 
 @dataclass
 class _Attempt:
-    """A step, sent to the workers that owe its answer.
+    """A step that was sent, and the ping after it.
 
     Attributes:
-        step: what was sent.
-        waiting: the workers that have answered neither the command nor the ping after it.
-        ticket: the ticket of the command.
-        sent_at: monotonic seconds.
-        ping: the ticket of the ping after it; empty before it was sent.
+        waiting: the workers that have answered neither of the two.
+        ticket: that of the command.
+        ping: that of the ping; empty before it was sent.
+        ping_at: when the ping is due, in monotonic seconds.
     """
 
     step: Step
     waiting: set[str]
     ticket: str
-    sent_at: float
-    ping: str = field(default="")
+    ping_at: float
+    ping: str = ""
 
 
 class Retries:
@@ -90,18 +83,22 @@ class Retries:
     """
 
     def __init__(
-        self, replies: Replies, send: SendStep, ping: SendPing, now: Callable[[], float]
+        self,
+        replies: Replies,
+        patience: float,
+        send: SendStep,
+        ping: SendPing,
+        now: Callable[[], float],
     ) -> None:
         """
         Args:
-            replies: who owes what. Workers for which no step is left are given up in it, and nodes
-                that answer the pings after :data:`IS_WORKER` alone are named there.
-            send: sends a step.
-            ping: sends a ping to the nodes that are named.
-            now: the clock.
+            replies: who owes what. A worker for which no step is left is not pending any more, and
+                nodes that answer only the pings after :data:`IS_WORKER` are no workers.
+            patience: seconds after which a step is over although a worker is silent.
         """
         self.lost_active: set[str] = set()
         self._replies = replies
+        self._patience = patience
         self._send_step = send
         self._send_ping = ping
         self._now = now
@@ -115,78 +112,67 @@ class Retries:
 
     def note_asked(self, workers: Collection[str]) -> None:
         """Note that these workers were asked something new."""
-        self._caught_up -= set(workers)
+        self._caught_up.difference_update(workers)
 
-    def note_pong(self, worker: str) -> None:
-        """Note a node's answer to a ping that is not the one after a step."""
-        self._silent.discard(worker)
-        if self._attempt is None or worker not in self._attempt.waiting:
-            self._caught_up.add(worker)
-
-    def note_reply(self, ticket: str, worker: str) -> None:
-        """Note a reply to a command that was sent again, or to the ping after it."""
+    def note_reply(self, ticket: str, node: str) -> None:
+        """Note a reply to anything that was sent during the question."""
         attempt = self._attempt
-        if attempt is None or worker not in attempt.waiting:
-            return
-        if ticket not in (attempt.ticket, attempt.ping):
-            return
-        attempt.waiting.discard(worker)
-        self._caught_up.add(worker)
-        if ticket == attempt.ticket:
-            if attempt.step == IS_WORKER:
-                self._replies.add_worker(worker)
-            elif attempt.step.safe:
-                self.lost_active.add(worker)
-        elif attempt.step == IS_WORKER and self._tried[worker, IS_WORKER] == ROUNDS:
-            self._replies.no_workers.add(worker)
-        elif attempt.step.command == "active" and not attempt.step.safe:
-            self.lost_active.add(worker)
+        is_waited_for = attempt is not None and node in attempt.waiting
+        if ticket in self._replies.pinged.tickets:
+            self._silent.discard(node)
+            if not is_waited_for:
+                self._caught_up.add(node)
+        elif attempt is not None and is_waited_for and ticket in (attempt.ticket, attempt.ping):
+            attempt.waiting.discard(node)
+            self._caught_up.add(node)
+            self._conclude(attempt.step, node, is_lost=ticket == attempt.ping)
 
-    def proceed(self, suspects: set[str], patience: float, *, impatient: bool) -> bool:
+    def _conclude(self, step: Step, node: str, *, is_lost: bool) -> None:
+        if step == IS_WORKER:
+            if not is_lost:
+                self._replies.add_worker(node)
+            elif self._tried[node, IS_WORKER] == ROUNDS:
+                self._replies.no_workers.add(node)
+        # The safe form is sent only if the plain one was lost.
+        elif step.command == "active" and step.safe != is_lost:
+            self.lost_active.add(node)
+
+    def proceed(self, suspects: set[str], *, impatient: bool) -> bool:
         """Send the next step, or the ping after the last one.
 
         Args:
             suspects: nodes that have answered a ping and no command.
-            patience: seconds after which a step is over although a worker is silent.
             impatient: whether workers that have answered no ping are asked, too.
 
         Returns:
             bool: whether anything was sent, or a worker given up.
         """
         attempt = self._attempt
-        if attempt is not None:
-            if attempt.waiting and self._seconds_left(attempt, patience) > 0:
-                return self._ping(attempt)
+        if attempt is not None and attempt.waiting:
+            left = attempt.ping_at - self._now()
+            if left + self._patience > 0:
+                if attempt.ping or left > 0:
+                    return False
+                attempt.ping = self._send_ping(sorted(attempt.waiting))
+                return True
             self._silent |= attempt.waiting
-            self._attempt = None
-        pending = self._replies.pending
-        self._choose(pending | suspects)
+        self._attempt = None
+        self._choose(self._replies.pending | suspects)
         for step, workers in self._candidates(suspects, impatient=impatient):
             if workers:
                 self._send(step, workers)
                 return True
-        hopeless = self._caught_up & pending
-        self._replies.given_up |= hopeless
+        hopeless = self._caught_up & self._replies.pending
+        self._replies.pending -= hopeless
         return bool(hopeless)
 
-    def seconds_to_wait(self, patience: float) -> float:
+    def seconds_to_wait(self) -> float:
         """Return after how many seconds :meth:`proceed` has something to do."""
         attempt = self._attempt
         if attempt is None:
-            return patience
-        left = self._seconds_left(attempt, patience)
-        if not attempt.ping:
-            left = min(left, attempt.sent_at + PING_DELAY - self._now())
-        return max(left, 0.0)
-
-    def _seconds_left(self, attempt: _Attempt, patience: float) -> float:
-        return attempt.sent_at + PING_DELAY + patience - self._now()
-
-    def _ping(self, attempt: _Attempt) -> bool:
-        if attempt.ping or self._now() < attempt.sent_at + PING_DELAY:
-            return False
-        attempt.ping = self._send_ping(sorted(attempt.waiting))
-        return True
+            return self._patience
+        left = attempt.ping_at - self._now()
+        return max(left + self._patience if attempt.ping else left, 0.0)
 
     def _choose(self, workers: set[str]) -> None:
         """Add workers to those that are asked again, as long as there is room."""
@@ -197,13 +183,12 @@ class Retries:
         self, suspects: set[str], *, impatient: bool
     ) -> Iterator[tuple[Step, list[str]]]:
         """Yield each step with the workers to ask, in the order of asking."""
-        owed = self._replies.owed
+        heard = self._to_ask_again & self._replies.heard
+        asked = heard if impatient else heard & self._caught_up
         for times in range(1, ROUNDS + 1):
             yield IS_WORKER, self._tried_less(times, IS_WORKER, suspects & self._caught_up)
             for step in STEPS:
-                owing = {w for w in self._to_ask_again if step.command in owed.get(w, ())}
-                if not impatient:
-                    owing &= self._caught_up
+                owing = self._replies.owing(step.command, asked)
                 yield step, self._tried_less(min(times, step.rounds), step, owing)
 
     def _tried_less(self, times: int, step: Step, workers: set[str]) -> list[str]:
@@ -213,5 +198,5 @@ class Retries:
     def _send(self, step: Step, workers: list[str]) -> None:
         ticket = self._send_step(step, workers)
         self._tried.update((worker, step) for worker in workers)
-        self._caught_up -= set(workers)
-        self._attempt = _Attempt(step, set(workers), ticket, self._now())
+        self.note_asked(workers)
+        self._attempt = _Attempt(step, set(workers), ticket, self._now() + PING_DELAY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Presence
+from .base import Presence, silence_before_ping
 
 #: How long new workers are listened for when every known worker has answered: as a share of the
 #: time that the known workers took, and in seconds at the least.
@@ -35,28 +35,23 @@ class AmqpPresence(Presence):
         self._known |= workers
 
     def after_ping(self) -> None:
-        self._without_mailbox = self.connection.missing_mailboxes(self._awaited())
+        self._without_mailbox = self.connection.missing_mailboxes(self.awaited())
+        self.doubts = bool(self._without_mailbox)
 
     def look_again(self) -> bool:
-        names = self._without_mailbox - self.replies.heard - self.replies.pongs
-        self._without_mailbox = frozenset()
-        losers = self.roster.losers(self.connection.now())
-        self.replies.gone |= self.connection.missing_mailboxes(names - losers)
+        names, self._without_mailbox = self._without_mailbox, frozenset()
+        self.doubts = False
+        # A reply that cannot be read has no name, so it may be that of one of them.
+        if not self.replies.unreadable:
+            losers = self.roster.losers(self.connection.now())
+            silent = self.replies.silent(names) - losers
+            self.replies.gone |= self.connection.missing_mailboxes(silent)
         return False
 
-    @property
-    def doubts(self) -> bool:
-        return bool(self._without_mailbox)
-
-    def _awaited(self) -> set[str]:
-        """Return the workers that may still answer."""
+    def awaited(self) -> set[str]:
         replies = self.replies
-        asked = self.requested or self._known
-        return {
-            worker
-            for worker in asked - replies.gone - replies.no_workers
-            if not replies.is_done(worker)
-        }
+        asked = (self.requested or self._known) - replies.gone - replies.no_workers
+        return {worker for worker in asked if not replies.is_done(worker)}
 
     def _may_others_be_there(self) -> bool:
         """Whether there may be workers that are not known, so that a whole ``timeout`` is due.
@@ -69,31 +64,26 @@ class AmqpPresence(Presence):
         return self._is_first or bool(self.replies.unreadable) or self._known <= self.replies.gone
 
     def _patience(self) -> float | None:
-        if self._awaited() or self._may_others_be_there():
+        if self.awaited() or self._may_others_be_there():
             return None
-        return (
-            0.0
-            if self.requested
-            else max(MIN_GRACE, GRACE_SHARE * (self.replies.last_answer_at - self._asked_at))
-        )
+        if self.requested:
+            return 0.0
+        return max(MIN_GRACE, GRACE_SHARE * (self.replies.last_answer_at - self._asked_at))
 
     def ping_after(self) -> float | None:
-        awaited = self._awaited()
+        awaited = self.awaited()
         if awaited and awaited <= self._without_mailbox:
             return 0.0
         # A ping also finds workers that are not known and lost their reply.
-        is_due = awaited or self.replies.is_anybody_pending or self._may_others_be_there()
-        return self._ping_after(len(self._known)) if is_due else None
-
-    def awaited(self) -> set[str]:
-        return self._awaited() - self.replies.heard - self.replies.pongs
+        is_due = awaited or self.replies.pending or self._may_others_be_there()
+        return silence_before_ping(len(self._known)) if is_due else None
 
     def remember(self, *, whole_window: bool) -> None:
         super().remember(whole_window=whole_window)
         # Its mailbox may be there again by now.
         self.replies.gone &= self.connection.missing_mailboxes(self.replies.gone)
         self.roster.forget(self.replies.gone)
-        if whole_window and not self.requested and not self.replies.is_anybody_pending:
+        if whole_window and not self.requested and not self.replies.pending:
             self.roster.silent = 0
         if not self.roster.workers():
             self.roster.silent = None

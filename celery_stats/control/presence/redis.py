@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .base import Presence
+from typing import NamedTuple
+
+from .base import Presence, silence_before_ping
 
 #: Seconds without another pong after which the pongs of names that are not listed count.
 UNLISTED_GRACE = 0.025
@@ -14,6 +16,18 @@ EXPECTED_FOR = 600.0
 #: Seconds after a restart of the server in which workers that were heard before are expected to
 #: connect again. Celery tries every few seconds.
 RECONNECTING = 60.0
+
+
+class Look(NamedTuple):
+    """What was seen at one time.
+
+    Attributes:
+        subscribers: how many; None if they cannot be counted.
+        listed: the names in the list. If it cannot be read, the number alone decides.
+    """
+
+    subscribers: int | None
+    listed: frozenset[str]
 
 
 class RedisPresence(Presence):
@@ -28,84 +42,78 @@ class RedisPresence(Presence):
     after the ping.
     """
 
-    def before_asking(self) -> None:
+    def before_asking(self) -> set[str]:
         roster, now = self.roster, self.connection.now()
         self._asked_at = now
         server = self.connection.server_id()
         if roster.server and server and roster.server != server:
             roster.restarted_at = now
         roster.server = server or roster.server
+        lately = roster.names(lambda node: node.heard_at > now - EXPECTED_FOR)
         #: Workers that were heard not long ago.
-        self._known = {
-            name
-            for name in roster.workers()
-            if (roster.nodes[name].heard_at or 0.0) > now - EXPECTED_FOR
-        }
-        self._losers = roster.losers(now)
-        self._is_there = False  # whether a second look is due
-        self._count = self.connection.count_nodes()
+        self._known = lately & roster.workers()
+        self._count_before = self.connection.count_nodes()
+        # So that the number is complete without a wait where ``celery beat`` is there.
+        return lately - self._known
 
     def after_asking(self) -> None:
-        # A node that is there before or after the question may have been reached by it.
-        before, self._listed_once = self._count, frozenset[str]()
-        self._look()
-        if before is not None and self._count is not None:
-            self._count = max(before, self._count)
-        self._count_when_asked = self._count or 0
-        self._listed_when_asked = self._listed
+        count, listed = self._look()
+        if count is not None:
+            # A node that is there before or after the question may have been reached by it.
+            count = max(count, self._count_before or 0)
+        #: What was seen, the latest last: after the question, at the ping, and once more.
+        self._looks = [Look(count, listed)]
 
     def after_ping(self) -> None:
-        before = self._count or 0
-        self._look()
-        self._is_there = (self._count or 0) >= max(before, 1)
+        before = self._count
+        self._looks.append(self._look())
+        self.doubts = self._count < max(before, 1)
 
     def look_again(self) -> bool:
         before = self._count
-        self._look()
-        self._is_there = True
+        self._looks.append(self._look())
+        self.doubts = False
         # Whoever has come since was not pinged.
-        return self._count != before and bool(self._count)
+        return self._count not in (before, 0)
+
+    def _look(self) -> Look:
+        return Look(self.connection.count_nodes(), self.connection.listed_names() or frozenset())
 
     @property
-    def doubts(self) -> bool:
-        return bool(self.replies.ping) and not self._is_there
+    def _is_counted(self) -> bool:
+        return self._looks[-1].subscribers is not None
 
-    def to_ping(self) -> set[str]:
-        # So that the number is complete without a wait where ``celery beat`` is there.
-        since = self.connection.now() - EXPECTED_FOR
-        names = self.roster.no_workers()
-        return {name for name in names if (self.roster.nodes[name].heard_at or 0.0) > since}
+    @property
+    def _count(self) -> int:
+        return self._looks[-1].subscribers or 0
 
-    def _look(self) -> None:
-        self._count = self.connection.count_nodes()
-        # If the list cannot be read, the number alone decides.
-        self._listed = self.connection.listed_names() or frozenset()
-        self._listed_once |= self._listed
+    @property
+    def _listed(self) -> frozenset[str]:
+        return self._looks[-1].listed
 
     def _patience(self) -> float | None:
-        if self._count is None or self.doubts:
+        if not self._is_counted or self.doubts:
             return None
-        replies, silent = self.replies, self._silent
+        silent, pinged = self._silent, self.replies.pinged
         if silent > 0:
-            return None if self._is_somebody_waited_for(silent) else self._ping_after(self._count)
-        if not replies.ping:
+            return None if self._is_somebody_waited_for(silent) else self._silence_before_ping
+        if not pinged.tickets:
             # A listed worker that is silent gets a ping, unless it was silent to one before,
             # because a hostile worker can answer under several names. So does a known worker that
             # is not there at all, and whoever is away where nobody is there.
-            doubtful = self._silent_names() - self.roster.absent()
-            return None if doubtful or self._unlisted() or not self._count else 0.0
+            return None if self._doubtful or self._unlisted or not self._count else 0.0
         # A hostile worker can answer a ping under names that it made up. Such pongs count only if
         # no other pong has come for a moment.
-        by_listed = replies.total_of(replies.ping, self._listed)
+        by_listed = sum(pinged.by_name[name] for name in self._listed)
         return 0.0 if by_listed >= self._count else UNLISTED_GRACE
 
     def _is_somebody_waited_for(self, silent: int) -> bool:
         """Whether the silence is not the one that lasted for a whole ``timeout`` before."""
         roster = self.roster
-        if roster.silent is None or silent > roster.silent or self._silent_names():
+        if roster.silent is None or silent > roster.silent or self._silent_names:
             return True
-        heard_later = (roster.nodes[name].heard_at or 0.0 for name in self._unlisted())
-        return any(heard_at > roster.silent_since for heard_at in heard_later)
+        heard_later = roster.names(lambda node: node.heard_at > roster.silent_since)
+        return not heard_later.isdisjoint(self._unlisted)
 
     @property
     def _silent(self) -> int:
@@ -114,50 +122,62 @@ class RedisPresence(Presence):
         They are counted again at the ping. A node may have answered and left before that, or lose
         one of the two while it resets its mailbox, so the smaller number counts.
         """
-        silent = self._count_when_asked - self.replies.nodes
-        return min(silent, self._silent_to_ping) if self.replies.ping else silent
+        silent = (self._looks[0].subscribers or 0) - self.replies.asked.nodes
+        return min(silent, self._silent_to_ping) if self.replies.pinged.tickets else silent
 
     @property
     def _silent_to_ping(self) -> int:
-        return (self._count or 0) - self.replies.pongs_of_all
+        return self._count - self.replies.pinged.nodes
 
+    @property
     def _silent_names(self) -> set[str]:
-        """Return the listed names of workers from which nothing came."""
-        listed = self._listed & self.requested if self.requested else self._listed
-        return self._may_be_workers(listed - self.replies.heard - self.replies.pongs)
+        """The listed names of workers from which nothing came."""
+        return self._may_be_workers(self.replies.silent(self._asked(set(self._listed))))
 
+    @property
+    def _doubtful(self) -> set[str]:
+        return self._silent_names - self.roster.absent()
+
+    @property
     def _unlisted(self) -> set[str]:
-        """Return the known workers that are silent and not listed."""
-        known = self._known & self.requested if self.requested else self._known
-        return known - self._listed - self.replies.heard - self.replies.pongs
+        """The known workers that are silent and not listed."""
+        return self.replies.silent(self._asked(self._known) - self._listed)
+
+    @property
+    def _silence_before_ping(self) -> float:
+        return silence_before_ping(self._count)
 
     def ping_after(self) -> float | None:
         # At once where the numbers are complete and a listed worker is silent, and where a worker
         # is asked for by name that cannot answer as far as is known: only a ping can tell.
-        is_complete = self._count is not None and self._silent <= 0
-        is_complete = is_complete and not self.replies.is_anybody_pending
-        doubtful = self._silent_names() - self.roster.absent()
-        if (is_complete and doubtful) or (self.requested and not doubtful):
-            return 0.0
-        return self._ping_after(self._count or 0)
+        is_complete = self._is_counted and self._silent <= 0 and not self.replies.pending
+        is_due = is_complete if self._doubtful else bool(self.requested)
+        return 0.0 if is_due else self._silence_before_ping
 
     def awaited(self) -> set[str]:
-        return self._silent_names() | self._unlisted()
+        return self._silent_names | self._unlisted
 
     def remember(self, *, whole_window: bool) -> None:
         super().remember(whole_window=whole_window)
-        if self._count is None:
+        if not self._is_counted:
             return
-        roster = self.roster
+        roster, is_pinged = self.roster, bool(self.replies.pinged.tickets)
+        silent = self.replies.silent(self._listed)
+        workers = self._may_be_workers(silent)
+        # How many are silent, without the workers that are named for it.
+        without_name = max(0, self._silent - len(workers) - len(self._not_left()))
         if whole_window:
-            roster.silent, roster.silent_since = self._silent_without_name, self._asked_at
+            roster.silent, roster.silent_since = without_name, self.connection.now()
         elif roster.silent is not None:
             roster.silent = min(roster.silent, max(self._silent, 0))
-        if self._silent <= 0 and self.replies.ping:
-            for name in self._silent_names():
+        if self._silent <= 0 and is_pinged:
+            for name in self._silent_names:
                 roster.node(name).is_absent = True
         if not self.requested:
-            roster.forget(self._unlisted() - self._not_left())
+            roster.forget(self._unlisted - self._not_left())
+        self.is_reply_expected = self._silent > 0 or (is_pinged and self._silent_to_ping > 0)
+        if not self.requested or (is_pinged and not self.is_whole):
+            self.unnamed = max(0, without_name - len(silent - workers))
 
     def _not_left(self) -> set[str]:
         """Return the known workers that are not listed and may be there as far as is known.
@@ -165,32 +185,14 @@ class RedisPresence(Presence):
         That is all of them while somebody is silent or unreadable, and after a restart of the
         server, and those that were listed during the question or are resetting their mailbox.
         """
-        unlisted = self._unlisted()
-        restarted_at = self.roster.restarted_at
-        is_anybody_there = self._silent + self.replies.unreadable > 0 or (
-            restarted_at is not None and self.connection.now() - restarted_at < RECONNECTING
-        )
-        return unlisted if is_anybody_there else unlisted & (self._listed_once | self._losers)
+        unlisted, now = self._unlisted, self.connection.now()
+        is_restarted = now - self.roster.restarted_at < RECONNECTING
+        if is_restarted or self._silent + self.replies.unreadable > 0:
+            return unlisted
+        listed_once = frozenset[str]().union(*(look.listed for look in self._looks))
+        return unlisted & (listed_once | self.roster.losers(now))
 
     def _expected(self) -> set[str]:
         # An unknown name counts only if it was listed at both looks: it may just have left.
-        listed = self._listed & (self._listed_when_asked | self._known)
-        return self._may_be_workers(listed) | self._not_left()
-
-    @property
-    def _silent_without_name(self) -> int:
-        """How many are silent, without the workers that are named for it."""
-        silent = self._listed - self.replies.heard - self.replies.pongs
-        return max(0, self._silent - len(self._may_be_workers(silent)) - len(self._not_left()))
-
-    @property
-    def is_reply_expected(self) -> bool:
-        return self._silent > 0 or (bool(self.replies.ping) and self._silent_to_ping > 0)
-
-    @property
-    def unnamed(self) -> int:
-        if self.requested and (not self.replies.ping or self.is_whole):
-            return 0
-        silent = self._listed - self.replies.heard - self.replies.pongs
-        others = len(silent) - len(self._may_be_workers(silent))
-        return max(0, self._silent_without_name - others)
+        listed = self._listed & (self._looks[0].listed | self._known)
+        return self._may_be_workers(set(listed)) | self._not_left()

@@ -1,13 +1,14 @@
 """What one process remembers of the nodes of a broker between questions.
 
 It shortens waits and names the missing. It never counts as an answer: see the rule in
-``presence/__init__.py``.
+``presence/__init__.py``. All times are monotonic seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from celery_stats.control.limits import MAX_WORKERS
 
@@ -15,27 +16,34 @@ from celery_stats.control.limits import MAX_WORKERS
 #: form first. The plain form would make it reset its mailbox each time.
 SAFE_FIRST = 60.0
 
+NEVER = -inf
+
 
 @dataclass
 class Node:
     """One name.
 
     Attributes:
-        heard_at: monotonic seconds of its last answer; None before the first one.
+        heard_at: the time of its last answer.
         is_worker: whether it has answered a worker command. ``celery beat`` answers pings only.
         without_app: whether it answered as a worker without this app.
-        lost_at: when it last lost a reply, so that it reset its mailbox; None for never.
-        lost_active_at: when it last lost the plain reply to ``active``; None for never.
+        lost_at: when it last lost a reply, so that it reset its mailbox.
+        lost_active_at: when it last lost the plain reply to ``active``.
         is_absent: whether it was silent while all others had their chance: everybody whom Redis
             counts had answered a ping, or a whole ``timeout`` had passed. Ends when it is heard.
     """
 
-    heard_at: float | None = None
+    heard_at: float = NEVER
     is_worker: bool = False
     without_app: bool = False
-    lost_at: float | None = None
-    lost_active_at: float | None = None
+    lost_at: float = NEVER
+    lost_active_at: float = NEVER
     is_absent: bool = False
+
+    @property
+    def is_no_worker(self) -> bool:
+        """Whether it has answered pings and no worker command."""
+        return self.heard_at > NEVER and not self.is_worker
 
 
 @dataclass
@@ -46,17 +54,16 @@ class Roster:
         nodes: name to node, for at most :data:`MAX_WORKERS` names.
         silent: how many connections without a name stayed silent for a whole ``timeout``, and
             did not answer any later question; None before a question has waited so long.
-        silent_since: monotonic seconds of that question. Whoever was heard in it, or later, is
-            none of them.
+        silent_since: the end of that ``timeout``.
         server: the id of the running Redis server; empty where it is not known.
-        restarted_at: monotonic seconds when another server was found; None for never.
+        restarted_at: when another server was found.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     silent: int | None = None
-    silent_since: float = 0.0
+    silent_since: float = NEVER
     server: str = ""
-    restarted_at: float | None = None
+    restarted_at: float = NEVER
 
     def node(self, name: str) -> Node:
         """Return the node of a name. It is remembered as long as there is room."""
@@ -67,47 +74,31 @@ class Roster:
                 self.nodes[name] = node
         return node
 
-    def hear(self, name: str, at: float, *, is_worker: bool) -> Node:
-        """Note that a node has answered; return it."""
+    def hear(self, name: str, at: float, *, is_worker: bool) -> None:
+        """Note that a node has answered."""
         node = self.node(name)
         node.heard_at, node.is_absent = at, False
         node.is_worker = node.is_worker or is_worker
-        return node
 
     def forget(self, names: Iterable[str]) -> None:
         for name in names:
             self.nodes.pop(name, None)
 
-    def workers(self) -> set[str]:
-        """Return the names that have answered a worker command."""
-        return {name for name, node in self.nodes.items() if node.is_worker}
+    def names(self, is_meant: Callable[[Node], bool]) -> set[str]:
+        """Return the names of some nodes."""
+        # A copy, because the thread of another question may add a node meanwhile.
+        return {name for name, node in list(self.nodes.items()) if is_meant(node)}
 
-    def no_workers(self) -> set[str]:
-        """Return the names that have answered pings and no worker command."""
-        return {
-            name
-            for name, node in self.nodes.items()
-            if node.heard_at is not None and not node.is_worker
-        }
+    def workers(self) -> set[str]:
+        return self.names(lambda node: node.is_worker)
+
+    def absent(self) -> set[str]:
+        return self.names(lambda node: node.is_absent)
 
     def losers(self, now: float) -> set[str]:
         """Return the workers that have just lost a reply, and may be without a mailbox."""
-        return {
-            name
-            for name, node in self.nodes.items()
-            if node.lost_at is not None and now - node.lost_at < SAFE_FIRST
-        }
-
-    def absent(self) -> set[str]:
-        return {name for name, node in self.nodes.items() if node.is_absent}
-
-    def without_app(self) -> set[str]:
-        return {name for name, node in self.nodes.items() if node.without_app}
+        return self.names(lambda node: now - node.lost_at < SAFE_FIRST)
 
     def safe_first(self, now: float) -> set[str]:
         """Return the workers that have just lost the plain reply to ``active``."""
-        return {
-            name
-            for name, node in self.nodes.items()
-            if node.lost_active_at is not None and now - node.lost_active_at < SAFE_FIRST
-        }
+        return self.names(lambda node: now - node.lost_active_at < SAFE_FIRST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Presence
+from .base import Presence, silence_before_ping
 
 
 class TablePresence(Presence):
@@ -15,50 +15,45 @@ class TablePresence(Presence):
     def after_asking(self) -> None:
         listed = self.connection.listed_names()
         self._is_list_unknown = listed is None
-        self._listed = listed or frozenset()
+        self._listed = set(listed or ())
         # If more is unread than this question has published, an older message is among it.
         published = self.connection.published
-        asked = self._listed & self.requested if self.requested else self._listed
         self._not_reading = {
             name
-            for name in asked & self.roster.absent()
+            for name in self._asked(self._listed) & self.roster.absent()
             if self.connection.unread_messages(name) > published
         }
-
-    def _awaited(self) -> set[str]:
-        """Return the listed workers that may still answer."""
-        awaited = self._may_be_workers(self._listed - self._not_reading)
-        return {worker for worker in awaited if not self.replies.is_done(worker)}
 
     def _patience(self) -> float | None:
         if self._is_list_unknown:
             return None
-        awaited = self._awaited()
+        awaited = self.awaited()
         # A worker that was absent may have begun to read its mailbox.
-        grace = self._ping_after(len(self._listed)) if self._not_reading else 0.0
+        grace = silence_before_ping(len(self._listed)) if self._not_reading else 0.0
         if not self.requested:
             return None if awaited else grace
         # A worker that is not listed may be about to bind its mailbox. When every listed worker
         # has answered a ping that was sent after the question, it would have answered, too.
         asked = self.requested - self._not_reading - self.replies.no_workers
         left = {worker for worker in asked if not self.replies.is_done(worker)}
-        had_their_chance = bool(self.replies.ping) and awaited <= self.replies.pongs
+        had_their_chance = self.replies.pinged.tickets and awaited <= self.replies.only_pongs
         return grace if not left or (had_their_chance and not left & awaited) else None
 
     def ping_after(self) -> float | None:
-        is_nobody_listed = bool(self.requested) and not self.requested & self._awaited()
-        return 0.0 if is_nobody_listed else self._ping_after(len(self._listed))
+        is_nobody_listed = bool(self.requested) and not self.requested & self.awaited()
+        return 0.0 if is_nobody_listed else silence_before_ping(len(self._listed))
+
+    def awaited(self) -> set[str]:
+        awaited = self._may_be_workers(self._listed - self._not_reading)
+        return {worker for worker in awaited if not self.replies.is_done(worker)}
 
     def remember(self, *, whole_window: bool) -> None:
         super().remember(whole_window=whole_window)
         if whole_window and not self.requested:
-            for name in self._listed - self.replies.heard - self.replies.pongs:
+            for name in self.replies.silent(self._listed):
                 self.roster.node(name).is_absent = True
         if not self._is_list_unknown:
             self.roster.forget(self.roster.workers() - self._listed)
-
-    def awaited(self) -> set[str]:
-        return self._awaited() - self.replies.heard - self.replies.pongs
 
     def _expected(self) -> set[str]:
         return self._may_be_workers(self._listed)

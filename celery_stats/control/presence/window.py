@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Presence
+from .base import Presence, silence_before_ping
 
 
 class WindowPresence(Presence):
@@ -15,11 +15,10 @@ class WindowPresence(Presence):
         return None
 
     def ping_after(self) -> float | None:
-        is_due = self.requested or self.replies.is_anybody_pending
-        return self._ping_after(0) if is_due else None
+        return silence_before_ping(0) if self.requested or self.replies.pending else None
 
     def awaited(self) -> set[str]:
-        return set(self.requested - self.replies.heard - self.replies.pongs)
+        return set(self.requested)
 
     def _expected(self) -> set[str]:
         return set()
