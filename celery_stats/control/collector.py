@@ -1,8 +1,8 @@
 """Publishes one question and reads the replies, until nobody else will answer.
 
-The states of the collector are those of :class:`State`. Beside them, workers that turn out to be
-without this app, and workers whose joint reply was too large, are asked for the rest of their
-answer, and nodes that have lost a reply are asked again (``retry.py``).
+Meanwhile, workers that turn out to be without this app, and workers whose joint reply was too
+large, are asked for the rest of their answer, and nodes that have lost a reply are asked again
+(``retry.py``).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class State(Enum):
 
 
 class Collector:
-    """Asks one question.
+    """Asks one question. The messages of its connection must be handed to :meth:`on_message`.
 
     Attributes:
         replies: what has come.
@@ -67,13 +67,6 @@ class Collector:
     def __init__(
         self, connection: ControlConnection, question: Question, roster: Roster, timeout: float
     ) -> None:
-        """
-        Args:
-            connection: where to ask; its replies must be handed to :meth:`on_message`.
-            question: what to ask.
-            roster: what earlier questions showed; updated at the end.
-            timeout: seconds of silence after which the silent workers are given up.
-        """
         self.asked_at = datetime.now(timezone.utc)
         self.replies = Replies(question.commands, connection.now())
         self.presence = presence_for(connection, roster, frozenset(question.workers), self.replies)
@@ -97,15 +90,12 @@ class Collector:
         self._expected: set[str] = set()  # their replies are kept, however many other names come
         self._with_app: set[str] = set()
         self._asked_for_the_rest: set[str] = set()
-        self._pinged_at = 0.0
         self._looks = 1  # at who is there, after the ping
+        self._second_look_at = inf  # unless there are doubts at the ping
         self._pongs_due: set[tuple[str, str]] = set()  # ticket and node, for pings by name
 
     def run(self, ends: float) -> None:
-        """Ask, then read replies until nobody else will answer.
-
-        Args:
-            ends: the monotonic time of the deadline.
+        """Ask, then read replies until nobody else will answer, or until the deadline.
 
         Raises:
             BrokerUnavailable: the broker failed on the way.
@@ -114,7 +104,10 @@ class Collector:
         without_app = self._roster.names(lambda node: node.without_app)
         beats = sorted(self.presence.before_asking())[:MAX_NAMED]
         with self._connection.together():
-            self._ask_everything()
+            command = self._order[0]
+            if command == "active" and self._roster.safe_first(self._connection.now()):
+                command = ""
+            self._ask(command, workers, everything=True)
             self._ask_for_the_rest(without_app.intersection(workers) if workers else without_app)
             if beats and not workers:
                 self._send_ping(beats)
@@ -142,7 +135,8 @@ class Collector:
                 logger.warning("The replies are too large: the rest of them is not read")
                 self._connection.leave_replies()
                 return State.TOO_MUCH
-            if left > 0 and self._ask_more():
+            next_step = self._ask_more() if left > 0 else 0.0
+            if left > 0 and next_step == 0.0:
                 continue
             if patience is None:
                 silence, limit = self._silence, self._timeout
@@ -152,7 +146,7 @@ class Collector:
             # the reply that is waited for may stand behind it in the queue.
             if silence >= limit and not came:
                 return State.SILENCE if patience is None else State.SETTLED
-            came = self._drain(max(min(limit - silence, self._seconds_to_next_step(), left), 0.0))
+            came = self._drain(max(min(limit - silence, next_step, left), 0.0))
 
     def _drain(self, seconds: float) -> bool:
         """Read what comes; return whether anything came, and count the silence otherwise."""
@@ -165,34 +159,45 @@ class Collector:
             self._silence_of_all += waited
         return came
 
-    def _ask_more(self) -> bool:
-        """Send what is due; return whether anything has changed."""
-        owing = self._owing_the_rest()
-        if owing and self._silence >= REST_AFTER:
+    def _ask_more(self) -> float:
+        """Send what is due.
+
+        Returns:
+            float: the seconds after which more may be due; 0 if something has changed.
+        """
+        owing = self.replies.pending - self._asked_for_the_rest
+        rest = REST_AFTER - self._silence if owing else inf
+        if rest <= 0:
             self._ask_for_the_rest(owing)
-            return True
+            return 0.0
         if self.state is State.ASKED:
-            if self._silence_of_all < self._ping_after():
-                return False
+            after = self.presence.ping_after()
+            ping = inf if after is None else min(after, self._patience) - self._silence_of_all
+            if ping > 0:
+                return min(rest, ping)
             self._connection.bind_again()
             self._ping_everybody()
             self.state = State.PINGED
-            return True
-        is_time = self._silence >= self._patience * self._looks
-        if is_time or self._seconds_to_second_look() <= 0:
-            self._looks += is_time
+            return 0.0
+        look = self._patience * self._looks - self._silence
+        second_look = self._second_look_at - self._connection.now()
+        if min(look, second_look) <= 0:
+            self._looks += look <= 0
             self._look_again()
-            return True
+            return 0.0
         impatient = self._silence >= self._patience
-        return self._retries.proceed(self.presence.suspects(), impatient=impatient)
+        step = self._retries.proceed(self.presence.suspects(), impatient=impatient)
+        return min(rest, look, second_look, step)
 
     def _ping_everybody(self) -> None:
         self.replies.pinged = NodeCount(self._send_ping(()))
-        self._pinged_at = self._connection.now()
         self.presence.after_ping()
+        doubts = self.presence.doubts
+        self._second_look_at = self._connection.now() + LOOK_AGAIN_AFTER if doubts else inf
 
     def _look_again(self) -> None:
         """Ping whoever is waited for, because a ping may be lost with a mailbox, or everybody."""
+        self._second_look_at = inf
         if self.presence.look_again():
             self._ping_everybody()
             return
@@ -200,35 +205,7 @@ class Collector:
         if names:
             self.replies.pinged.tickets.append(self._send_ping(sorted(names)[:MAX_NAMED]))
 
-    def _owing_the_rest(self) -> set[str]:
-        """Return the workers that owe a part of their answer and were not asked for it."""
-        return self.replies.pending - self._asked_for_the_rest
-
-    def _ping_after(self) -> float:
-        after = self.presence.ping_after()
-        return inf if after is None else min(after, self._patience)
-
-    def _seconds_to_second_look(self) -> float:
-        if not self.presence.doubts:
-            return inf
-        return self._pinged_at + LOOK_AGAIN_AFTER - self._connection.now()
-
-    def _seconds_to_next_step(self) -> float:
-        """Return after how many seconds :meth:`_ask_more` may have something to do."""
-        rest = REST_AFTER - self._silence if self._owing_the_rest() else inf
-        if self.state is State.ASKED:
-            return min(rest, self._ping_after() - self._silence_of_all)
-        next_look = self._patience * self._looks - self._silence
-        second_look = self._seconds_to_second_look()
-        return min(rest, next_look, second_look, self._retries.seconds_to_wait())
-
     # Asking
-
-    def _ask_everything(self) -> None:
-        command = self._order[0]
-        if command == "active" and self._roster.safe_first(self._connection.now()):
-            command = ""
-        self._ask(command, self._question.workers, everything=True)
 
     def _ask(
         self,

@@ -62,7 +62,7 @@ class _Attempt:
         waiting: the workers that have answered neither of the two.
         ticket: that of the command.
         ping: that of the ping; empty before it was sent.
-        ping_at: when the ping is due, in monotonic seconds.
+        ping_at: when the ping is due or was sent, in monotonic seconds.
     """
 
     step: Step
@@ -137,7 +137,7 @@ class Retries:
         elif step.command == "active" and step.safe != is_lost:
             self.lost_active.add(node)
 
-    def proceed(self, suspects: set[str], *, impatient: bool) -> bool:
+    def proceed(self, suspects: set[str], *, impatient: bool) -> float:
         """Send the next step, or the ping after the last one.
 
         Args:
@@ -145,34 +145,29 @@ class Retries:
             impatient: whether workers that have answered no ping are asked, too.
 
         Returns:
-            bool: whether anything was sent, or a worker given up.
+            float: the seconds after which more may be due; 0 if anything was sent, or a worker
+            given up.
         """
         attempt = self._attempt
         if attempt is not None and attempt.waiting:
             left = attempt.ping_at - self._now()
-            if left + self._patience > 0:
-                if attempt.ping or left > 0:
-                    return False
+            if not attempt.ping and left <= 0:
                 attempt.ping = self._send_ping(sorted(attempt.waiting))
-                return True
+                attempt.ping_at = self._now()
+                return 0.0
+            left += self._patience if attempt.ping else 0.0
+            if left > 0:
+                return left
             self._silent |= attempt.waiting
         self._attempt = None
         self._choose(self._replies.pending | suspects)
         for step, workers in self._candidates(suspects, impatient=impatient):
             if workers:
                 self._send(step, workers)
-                return True
+                return 0.0
         hopeless = self._caught_up & self._replies.pending
         self._replies.pending -= hopeless
-        return bool(hopeless)
-
-    def seconds_to_wait(self) -> float:
-        """Return after how many seconds :meth:`proceed` has something to do."""
-        attempt = self._attempt
-        if attempt is None:
-            return self._patience
-        left = attempt.ping_at - self._now()
-        return max(left + self._patience if attempt.ping else left, 0.0)
+        return 0.0 if hopeless else self._patience
 
     def _choose(self, workers: set[str]) -> None:
         """Add workers to those that are asked again, as long as there is room."""
