@@ -116,11 +116,8 @@ class Collector:
         self._expected = self.presence.expected()
         self.state = self._read(ends)
         self._remember()
-        self._connection.is_reply_expected = (
-            self.state is not State.SETTLED
-            or self.presence.is_reply_expected
-            or bool(self._pongs_due)
-        )
+        is_anybody_late = self.presence.is_reply_expected or bool(self._pongs_due)
+        self._connection.is_reply_expected = is_anybody_late or self.state is not State.SETTLED
 
     def _read(self, ends: float) -> State:
         came = False
@@ -135,8 +132,8 @@ class Collector:
                 logger.warning("The replies are too large: the rest of them is not read")
                 self._connection.leave_replies()
                 return State.TOO_MUCH
-            next_step = self._ask_more() if left > 0 else 0.0
-            if left > 0 and next_step == 0.0:
+            due_in = self._ask_more() if left > 0 else inf
+            if due_in == 0.0:
                 continue
             if patience is None:
                 silence, limit = self._silence, self._timeout
@@ -146,7 +143,7 @@ class Collector:
             # the reply that is waited for may stand behind it in the queue.
             if silence >= limit and not came:
                 return State.SILENCE if patience is None else State.SETTLED
-            came = self._drain(max(min(limit - silence, next_step, left), 0.0))
+            came = self._drain(max(min(limit - silence, due_in, left), 0.0))
 
     def _drain(self, seconds: float) -> bool:
         """Read what comes; return whether anything came, and count the silence otherwise."""
@@ -185,9 +182,9 @@ class Collector:
             self._looks += look <= 0
             self._look_again()
             return 0.0
-        impatient = self._silence >= self._patience
-        step = self._retries.proceed(self.presence.suspects(), impatient=impatient)
-        return min(rest, look, second_look, step)
+        is_long = self._silence >= self._patience
+        retry = self._retries.proceed(self.presence.suspects(), impatient=is_long)
+        return min(rest, look, second_look, retry)
 
     def _ping_everybody(self) -> None:
         self.replies.pinged = NodeCount(self._send_ping(()))
@@ -344,11 +341,9 @@ class Collector:
             self._silence = 0.0
 
     def missing(self) -> dict[str, tuple[str, ...]]:
-        """Return the names of the missing workers, each with the fields that it did not answer.
-
-        What is asked beside the fields makes nobody missing.
-        """
+        """Return the names of the missing workers, each with the fields that it did not answer."""
         fields_by_worker = {
+            # What is asked beside the fields makes nobody missing.
             worker: tuple(field for field in FIELDS if field in self.replies.owed_by(worker))
             for worker in sorted(self.presence.expected())
         }

@@ -106,7 +106,7 @@ class Retries:
         self._silent: set[str] = set()
         #: Nodes that have answered a ping after all that they were asked.
         self._caught_up: set[str] = set()
-        self._to_ask_again: set[str] = set()
+        self._to_ask_again: set[str] = set()  # as long as there is room
         self._tried: Counter[tuple[str, Step]] = Counter()
         self._attempt: _Attempt | None = None
 
@@ -160,7 +160,8 @@ class Retries:
                 return left
             self._silent |= attempt.waiting
         self._attempt = None
-        self._choose(self._replies.pending | suspects)
+        new = (self._replies.pending | suspects) - self._to_ask_again
+        self._to_ask_again.update(islice(new, MAX_NAMED - len(self._to_ask_again)))
         for step, workers in self._candidates(suspects, impatient=impatient):
             if workers:
                 self._send(step, workers)
@@ -168,11 +169,6 @@ class Retries:
         hopeless = self._caught_up & self._replies.pending
         self._replies.pending -= hopeless
         return 0.0 if hopeless else self._patience
-
-    def _choose(self, workers: set[str]) -> None:
-        """Add workers to those that are asked again, as long as there is room."""
-        room = MAX_NAMED - len(self._to_ask_again)
-        self._to_ask_again.update(islice(workers - self._to_ask_again, room))
 
     def _candidates(
         self, suspects: set[str], *, impatient: bool

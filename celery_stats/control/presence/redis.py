@@ -96,7 +96,8 @@ class RedisPresence(Presence):
             return None
         silent, pinged = self._silent, self.replies.pinged
         if silent > 0:
-            return None if self._is_somebody_waited_for(silent) else self._silence_before_ping
+            is_waited_for = self._is_somebody_waited_for(silent)
+            return None if is_waited_for else silence_before_ping(self._count)
         if not pinged.tickets:
             # A listed worker that is silent gets a ping, unless it was silent to one before,
             # because a hostile worker can answer under several names. So does a known worker that
@@ -143,16 +144,12 @@ class RedisPresence(Presence):
         """The known workers that are silent and not listed."""
         return self.replies.silent(self._asked(self._known) - self._listed)
 
-    @property
-    def _silence_before_ping(self) -> float:
-        return silence_before_ping(self._count)
-
     def ping_after(self) -> float | None:
         # At once where the numbers are complete and a listed worker is silent, and where a worker
         # is asked for by name that cannot answer as far as is known: only a ping can tell.
         is_complete = self._is_counted and self._silent <= 0 and not self.replies.pending
         is_due = is_complete if self._doubtful else bool(self.requested)
-        return 0.0 if is_due else self._silence_before_ping
+        return 0.0 if is_due else silence_before_ping(self._count)
 
     def awaited(self) -> set[str]:
         return self._silent_names | self._unlisted
