@@ -27,6 +27,7 @@ from .exceptions import BrokerUnavailable
 from .presence import Roster
 from .question import CONSUMERS, FIELDS, Options, Question
 from .queues import consumed_queues, queue_lengths
+from .replies import Replies
 from .traces import Traces, find_traces, unknown_to_workers
 
 logger = logging.getLogger(__name__)
@@ -108,57 +109,55 @@ def _take(
     started: float,
 ) -> Snapshot:
     collector = Collector(connection, question, roster, timeout)
-    ends = connection.ends
-    elapsed = 0.0
-    queues: Mapping[str, int] | None = None
-    traces: Traces | None = None
+    replies, elapsed = collector.replies, 0.0
+    queues = traces = None
     try:
         with connection.replies(collector.on_message):
-            collector.run(ends)
+            collector.run(connection.ends)
             elapsed = connection.now() - started
             if collector.state is not State.SETTLED:
                 connection.check()
             if question.queues:
-                with connection.guarded():
-                    left = ends - connection.now()
-                    consumed = consumed_queues(collector.replies.by_command(CONSUMERS) or {})
-                    queues = queue_lengths(
-                        app, connection.connection, consumed=consumed, within=left
-                    )
+                queues = _queues(app, connection, replies)
             if question.look_up:
-                traces = _traces(app, connection, collector, question, queues or ())
+                traces = _traces(app, connection, replies, question, queues or ())
     except BrokerUnavailable as exc:
-        # If everybody has answered, and only closing the reply queue failed, the answers are
-        # whole and true.
+        # The answers are whole and true if only closing the reply queue failed.
         if collector.state is not State.SETTLED:
             raise
         logger.warning("The broker failed after the last answer: %s", type(exc.__cause__))
-    replies = collector.replies
     return Snapshot(
         answers={field: replies.by_command(field) for field in FIELDS},
         missing=collector.missing(),
         taken_at=collector.asked_at,
         elapsed=elapsed,
         queues=queues,
-        question=question,
         consumers=replies.by_command(CONSUMERS) or {} if question.queues else None,
         clocks=replies.clocks,
         unnamed=collector.presence.unnamed,
         unreadable=replies.unreadable,
         traces=traces,
+        question=question,
     )
+
+
+def _queues(app: Celery, connection: ControlConnection, replies: Replies) -> Mapping[str, int]:
+    """Return how many messages wait in the queues of the app and of the workers."""
+    consumed = consumed_queues(replies.by_command(CONSUMERS) or {})
+    within = connection.ends - connection.now()
+    with connection.guarded():
+        return queue_lengths(app, connection.connection, consumed=consumed, within=within)
 
 
 def _traces(
     app: Celery,
     connection: ControlConnection,
-    collector: Collector,
+    replies: Replies,
     question: Question,
     queues: Collection[str],
 ) -> Traces | None:
     """Return what is known of the tasks that no worker names; None if there is none."""
-    replies = collector.replies.by_command("query_task")
-    unknown = unknown_to_workers(question.task_ids, replies)
+    unknown = unknown_to_workers(question.task_ids, replies.by_command("query_task"))
     if not unknown:
         return None
     with connection.guarded():
