@@ -55,13 +55,11 @@ class Broker:
         """Do ``work`` with a connection that nobody else uses meanwhile.
 
         A kept connection that fails is replaced by a new one, once, because the broker may have
-        been restarted since.
+        been restarted since. Then ``work`` is called a second time.
 
         Args:
-            app: the Celery app.
             deadline: seconds that a snapshot may take in all.
             ends: the monotonic time of the deadline.
-            work: what to do; may be called a second time, with another connection.
 
         Raises:
             BrokerUnavailable: the broker failed on a new connection.
@@ -148,12 +146,11 @@ class Broker:
             self.roster.hear(worker, connection.now(), is_worker=True)
 
     def close(self) -> None:
-        """Close the kept connections."""
         while self._idle:
             self._idle.pop().close()
 
 
 @cache
 def broker_for(app: Celery) -> Broker:
-    """Return the process's broker for a Celery app. Nothing is connected yet."""
+    """Return the connections of the process to an app's broker. None is open yet."""
     return Broker()

@@ -26,11 +26,7 @@ MAX_SEGMENT = 32767
 
 
 def find_app(app: Celery | str | None) -> Celery:
-    """Return the Celery app that is meant.
-
-    Args:
-        app: the app itself, its dotted path (``"project.celery:app"``), or None for the
-            current app.
+    """Return the app, or that of a dotted path (``"project.celery:app"``), or the current one.
 
     Raises:
         CeleryAppNotFound: the path leads to nothing, or to something else.
@@ -83,9 +79,9 @@ def unreadable_url() -> BrokerUnavailable:
 def set_options(connection: Connection, transport: type[Any], seconds: float) -> None:
     """Give exchanges with the broker a time-out where kombu's transport has an option for it.
 
+    kombu reads them when it creates the transport of the connection.
+
     Args:
-        connection: a connection whose transport has not been created.
-        transport: the class of that transport.
         seconds: what one exchange may take. A shorter time-out of the configuration is kept.
     """
     options = connection.transport_options

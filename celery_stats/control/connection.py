@@ -20,12 +20,7 @@ from kombu.exceptions import KombuError
 from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
-from .configuration import (
-    broker_urls,
-    configured_connection,
-    set_options,
-    unreadable_url,
-)
+from .configuration import broker_urls, configured_connection, set_options, unreadable_url
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
 from .limits import UNREADABLE, without_decompression
 from .mailboxes import Mailboxes
@@ -43,8 +38,8 @@ REMEMBERED_TICKETS = 32
 #: Seconds for which late replies are read at the most. A hostile worker may send any number.
 MAX_LATE = 0.1
 
-#: How many exchanges with the broker redis-py may need to connect. They are bounded one by one, so
-#: all of them have to end within a second after the deadline.
+#: How many exchanges redis-py may need to connect. They are bounded one by one, so all of them
+#: have to end within a second after the deadline.
 EXCHANGES = 8
 
 #: Seconds after the deadline in which an exchange may still begin, so that replies that have
@@ -65,7 +60,6 @@ class ControlConnection(Mailboxes):
             after it.
         used_at: monotonic seconds of the end of its last question.
         exchange_timeout: seconds that one exchange with the broker may take.
-        reply_queue: where the replies arrive.
         hanging: addresses that cost a time-out when this connection was opened.
         is_reply_expected: whether the question ended before everybody had answered.
         tickets: the tickets of the latest commands, pings excluded, the newest last.
@@ -97,20 +91,16 @@ class ControlConnection(Mailboxes):
         """
         self.pid = os.getpid()
         self.deadline = deadline
-        self.ends = self.now() + deadline if ends is None else ends
         self.used_at = self.now()
-        self._reply_key = reply_key
+        self.ends = self.used_at + deadline if ends is None else ends
         self.is_reply_expected = False
         self.tickets: deque[str] = deque(maxlen=REMEMBERED_TICKETS)
         self.published = 0
-        self._read_pending = False
-        self._not_reusable = self._skipped = False
-        self._failed = False
+        self._read_pending = self._not_reusable = self._skipped = self._failed = False
         self._on_message: OnMessage = self._ignore
         self._configure(app)
-        self._choose_url(hanging)
         try:
-            self._open(app)
+            self._open(app, reply_key, hanging)
         except BaseException:
             self.abandon()
             raise
@@ -128,8 +118,7 @@ class ControlConnection(Mailboxes):
             transport = connection.get_transport_cls()
             self.driver: str = transport.driver_type
             self.is_virtual = issubclass(transport, virtual.Transport)
-            # First, because kombu's transport reads its options when it is created, and
-            # broker_urls() creates it.
+            # First, because broker_urls() creates the transport.
             set_options(connection, transport, self.exchange_timeout)
             self.urls = broker_urls(connection)
             exchange_types = connection.transport.implements.exchange_type
@@ -142,13 +131,10 @@ class ControlConnection(Mailboxes):
         theirs = *connection.connection_errors, *connection.channel_errors
         self._errors = (KombuError, OSError, *theirs, *UNREADABLE)
 
-    def _choose_url(self, hanging: Collection[str]) -> None:
-        """Begin with an address that has not just cost a time-out, if there is one."""
+    def _open(self, app: Celery, reply_key: str, hanging: Collection[str]) -> None:
         for _ in range(self._hosts - 1):
             if self.connection.as_uri() in hanging:
                 self.connection.maybe_switch_next()
-
-    def _open(self, app: Celery) -> None:
         self.hanging: set[str] = set()
         began = self.now()
 
@@ -171,22 +157,17 @@ class ControlConnection(Mailboxes):
             if self.driver == "amqp":
                 # Not py-amqp's read_timeout option, which loops on EAGAIN.
                 self.connection.connection.sock.settimeout(self.exchange_timeout)
-            self._prepare(app)
-        if self.driver == "redis":
-            with self.guarded():
-                self.reply_queue.let_others_expire()
+            self._prepare(app, reply_key)
 
-    def _prepare(self, app: Celery) -> None:
+    def _prepare(self, app: Celery, reply_key: str) -> None:
         self.channel.Message = without_decompression(self.channel.Message)
         self.mailbox = app.control.mailbox(self.connection)
-        self.reply_queue = ReplyQueue(
-            self.mailbox, self.channel, self._reply_key if self.driver == "redis" else ""
-        )
-        self.producer = Producer(
-            self.channel,
-            exchange=self.mailbox.exchange,
-            serializer=self.mailbox.serializer,
-        )
+        is_redis = self.driver == "redis"
+        self.reply_queue = ReplyQueue(self.mailbox, self.channel, reply_key if is_redis else "")
+        exchange, serializer = self.mailbox.exchange, self.mailbox.serializer
+        self.producer = Producer(self.channel, exchange=exchange, serializer=serializer)
+        if is_redis:
+            self.reply_queue.let_others_expire()
 
     def _named(self, error: CeleryStatsError) -> CeleryStatsError:
         error.urls = self.urls
@@ -234,9 +215,6 @@ class ControlConnection(Mailboxes):
             with self.guarded():
                 self.reply_queue.bind_again()
 
-    def _ignore(self, message: Any) -> None:
-        """Drop a reply that no question waits for."""
-
     def check(self) -> None:
         """Prove that the broker still answers, where closing the reply queue does not."""
         if not self.is_virtual:
@@ -261,7 +239,7 @@ class ControlConnection(Mailboxes):
         expires: float,
         workers: Collection[str] = (),
     ) -> str:
-        """Broadcast one remote control command in the form that kombu's mailboxes read.
+        """Broadcast one remote control command; return the ticket that the replies will carry.
 
         kombu's own ``Mailbox`` publishes with a new reply queue or a pooled producer.
 
@@ -270,9 +248,6 @@ class ControlConnection(Mailboxes):
             arguments: its keyword arguments.
             expires: seconds for which an answer is of use.
             workers: the full names of the workers that should answer; empty: all.
-
-        Returns:
-            str: the ticket that the replies will carry.
         """
         ticket: str = uuid()
         body = {
@@ -282,10 +257,7 @@ class ControlConnection(Mailboxes):
             "pattern": None,
             "matcher": None,
             "ticket": ticket,
-            "reply_to": {
-                "exchange": self.mailbox.reply_exchange.name,
-                "routing_key": self.reply_queue.key,
-            },
+            "reply_to": self.reply_queue.address,
         }
         headers = {"clock": self.mailbox.clock.forward(), "expires": time.time() + expires}
         with self.guarded():
@@ -296,14 +268,7 @@ class ControlConnection(Mailboxes):
         return ticket
 
     def drain(self, timeout: float) -> bool:
-        """Wait for a message; call ``on_message`` for each one that has arrived.
-
-        Args:
-            timeout: seconds to wait for a message.
-
-        Returns:
-            bool: whether a message came.
-        """
+        """Wait some seconds for a message, and hand it on; return whether one came."""
         with self.guarded():
             try:
                 self.connection.drain_events(timeout=max(timeout, 0.001))
@@ -337,12 +302,14 @@ class ControlConnection(Mailboxes):
             logger.warning("A reply could not be read and was skipped: %s", name)
         self._skipped = True
 
+    def _ignore(self, message: Any) -> None:
+        """Drop a reply that no question waits for."""
+
     def leave_replies(self) -> None:
         """Note that replies are left unread, so that the connection is not used again."""
         self._not_reusable = True
 
     def close(self) -> None:
-        """Close the connection."""
         if self._failed:
             self.abandon()
         else:

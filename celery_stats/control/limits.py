@@ -18,8 +18,8 @@ MAX_CONTAINERS = 300_000
 #: Bytes of all replies to one question. More could not be masked and written within the deadline.
 MAX_REPLIES = 32 * 2**20
 
-#: Workers whose replies to one question are kept, names in the list of mailboxes that are read,
-#: and nodes that are remembered between questions.
+#: Workers whose replies to one question are kept, mailboxes that are read from a list, and nodes
+#: that are remembered between questions.
 MAX_WORKERS = 10_000
 
 #: Characters of a node's name. A queue of RabbitMQ, such as a mailbox, has no longer name.

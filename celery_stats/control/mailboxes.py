@@ -33,15 +33,7 @@ _refused_logged: set[str] = set()
 
 
 class Mailboxes:
-    """The part of a connection that asks the broker who is there.
-
-    Attributes:
-        now: the clock, in monotonic seconds.
-        connection: kombu's connection.
-        channel: its channel.
-        mailbox: kombu's description of the mailboxes.
-        is_virtual: whether the transport is one of kombu's virtual ones.
-    """
+    """The part of a connection that asks the broker who is there."""
 
     now = staticmethod(time.monotonic)
     connection: Connection
@@ -54,16 +46,12 @@ class Mailboxes:
         raise NotImplementedError
 
     def count_nodes(self) -> int | None:
-        """Return how many subscribers a message to all nodes reaches. Redis only.
+        """Return how many subscribers a message to all nodes reaches; None if that is unknown.
 
-        PUBLISH returns how many subscribers it reached, but kombu drops that number. Nodes
-        ignore an empty payload, so publishing one counts them and does nothing else.
-        ``keyprefix_fanout`` and ``conn_or_acquire`` are attributes of kombu's Redis channel
-        that its documentation does not mention.
-
-        Returns:
-            int | None: None where they cannot be counted, so that every question waits for a
-            whole ``timeout``.
+        Redis only. PUBLISH returns how many subscribers it reached, but kombu drops that number.
+        Nodes ignore an empty payload, so publishing one counts them and does nothing else.
+        ``keyprefix_fanout`` and ``conn_or_acquire`` are attributes of kombu's Redis channel that
+        its documentation does not mention.
         """
         channel = self.channel
         prefix = getattr(channel, "keyprefix_fanout", None)
@@ -80,13 +68,10 @@ class Mailboxes:
                 return None
 
     def listed_names(self) -> frozenset[str] | None:
-        """Return the names in the list of mailboxes: the binding table of their exchange.
+        """Return the names in the list of mailboxes; None if it cannot be read.
 
-        A row that is no binding is skipped, because anybody may have written it.
-
-        Returns:
-            frozenset[str] | None: None if the table cannot be read. No more than
-            :data:`MAX_WORKERS` names are read.
+        The list is the binding table of their exchange. At most :data:`MAX_WORKERS` names are
+        read. A row that is no binding is skipped, because anybody may have written it.
         """
         suffix = f".{self.mailbox.namespace}.pidbox"
         with self.guarded():
@@ -110,8 +95,7 @@ class Mailboxes:
             with acquire() as client:
                 try:
                     if client.scard(key) > MAX_WORKERS:
-                        entries = islice(client.sscan_iter(key, count=1000), MAX_WORKERS)
-                        for entry in entries:
+                        for entry in islice(client.sscan_iter(key, count=1000), MAX_WORKERS):
                             yield tuple(entry.decode(errors="replace").split(self.channel.sep))
                         return
                 except ResponseError:  # The user may not count it.

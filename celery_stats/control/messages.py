@@ -28,12 +28,7 @@ def ticket_of(message: Any) -> str:
 
 
 def workers_in_late_reply(message: Any, connection: ControlConnection) -> set[str]:
-    """Return the workers whose reply to an earlier question came after its end.
-
-    Args:
-        message: a kombu message with a ticket that is not one of the current question.
-        connection: knows the tickets of earlier questions.
-    """
+    """Return the workers whose reply to an earlier question came after its end."""
     if ticket_of(message) not in connection.tickets or is_too_large(message):
         return set()
     try:

@@ -32,12 +32,13 @@ MAX_OTHERS = 100
 
 
 class ReplyQueue:
-    """One reply queue. Each method but ``close`` may raise what the transport raises.
+    """One reply queue. Its methods may raise what the transport raises.
 
     Attributes:
         key: the routing key of the replies.
         name: the name of the queue.
-        is_left: whether it is in the broker.
+        address: where workers send them, as kombu's mailboxes read it.
+        is_left: whether the queue is in the broker.
     """
 
     def __init__(self, mailbox: Mailbox, channel: Any, key: str = "") -> None:
@@ -52,7 +53,9 @@ class ReplyQueue:
         # that it ever declared.
         self._queue = mailbox.get_reply_queue()(channel)
         self.key = self._queue.routing_key = key or uuid()
-        self.name = self._queue.name = f"{self.key}.{mailbox.reply_exchange.name}"
+        exchange = mailbox.reply_exchange.name
+        self.name = self._queue.name = f"{self.key}.{exchange}"
+        self.address = {"exchange": exchange, "routing_key": self.key}
         self._accept = mailbox.accept
         self._channel = channel
         self._consumer: Consumer | None = None
@@ -67,10 +70,7 @@ class ReplyQueue:
         on_message: Callable[[Any], None],
         on_decode_error: Callable[[Any, Exception], None],
     ) -> None:
-        """Declare the queue, and hand every reply to ``on_message``, undecoded.
-
-        ``on_decode_error`` gets what is not a whole message.
-        """
+        """Declare the queue, and hand on every reply, undecoded, and what is no whole message."""
         if self._consumer is not None:
             return
         if self._holds_old_replies:
@@ -95,7 +95,7 @@ class ReplyQueue:
         self._queue.queue_bind()
 
     def check(self) -> None:
-        """Prove that the broker still answers."""
+        """Ask the broker something, to see whether it still answers."""
         self._queue.queue_declare(passive=True)
 
     def remove(self, *, is_reply_expected: bool, is_redis: bool) -> None:

@@ -8,25 +8,12 @@ there. So whoever is alive and answers is heard, and puts right what is remember
 Words that all strategies use:
 
     listed      the broker has a mailbox of this name in its binding table
-    counted     the number of subscribers that a message to all reached (Redis)
     requested   the workers that a caller named with ``worker``
     no worker   a node that answers pings and no worker command, such as ``celery beat``
     gone        a worker whose mailbox does not exist any more (AMQP)
 
 The main question to a strategy is :meth:`~.base.Presence.patience`: how much silence ends the
-question? How the strategies differ:
-
-    ====================  ===================  =======================  =======================
-    strategy              lists names          a killed worker          a new worker
-    ====================  ===================  =======================  =======================
-    RedisPresence         yes, and counts      stays listed, is not     is counted
-                          the living           waited for
-    AmqpPresence          no                   is gone                  is heard in a grace, or
-                                                                        at the next question
-    TablePresence         yes                  stays listed, is         is listed
-                                               waited for once
-    WindowPresence        no                   is not known             is heard
-    ====================  ===================  =======================  =======================
+question? The table in docs/how-it-works.md, "Who is there", says how the strategies differ.
 
 To add a transport, write a strategy and choose it in :func:`presence_for`.
 """
