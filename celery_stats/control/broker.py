@@ -37,7 +37,7 @@ MAX_LEFT = 10
 T = TypeVar("T")
 
 
-class Broker:
+class Connections:
     """The connections of one Celery app in one process, and what is remembered of its broker."""
 
     def __init__(self) -> None:
@@ -151,6 +151,6 @@ class Broker:
 
 
 @cache
-def broker_for(app: Celery) -> Broker:
+def broker_for(app: Celery) -> Connections:
     """Return the connections of the process to an app's broker. None is open yet."""
-    return Broker()
+    return Connections()

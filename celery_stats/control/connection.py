@@ -52,7 +52,7 @@ OnMessage = Callable[[Any], None]
 class ControlConnection(Mailboxes):
     """An open connection with a reply queue of its own.
 
-    Not thread-safe: a :class:`~.broker.Broker` lends it to one caller at a time.
+    Not thread-safe: a :class:`~.broker.Connections` lends it to one caller at a time.
     Methods that need the broker raise :class:`BrokerUnavailable` when it fails.
 
     Attributes:
