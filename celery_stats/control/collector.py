@@ -90,7 +90,7 @@ class Collector:
         self._expected: set[str] = set()  # their replies are kept, however many other names come
         self._with_app: set[str] = set()
         self._asked_for_the_rest: set[str] = set()
-        self._looks = 1  # at who is there, after the ping
+        self._looks = 1  # at who is there, the next one in this silence
         self._second_look_at = inf  # unless there are doubts at the ping
         self._pongs_due: set[tuple[str, str]] = set()  # ticket and node, for pings by name
 
@@ -243,6 +243,7 @@ class Collector:
 
     def _ask_again(self, step: Step, workers: Collection[str]) -> str:
         self._silence = self._silence_of_all = 0.0
+        self._looks = 1
         is_worker = step.command is None
         return self._ask(step.command or "", workers, safe=step.safe, everything=is_worker)
 
@@ -337,8 +338,11 @@ class Collector:
                 self.replies.clocks[worker] = clock
         else:
             answers = {command: reply} if command else {}
-        if self.replies.add_answers(worker, answers, self._connection.now()):
+        was_heard = worker in self.replies.heard
+        is_new = self.replies.add_answers(worker, answers, self._connection.now())
+        if is_new or not was_heard:
             self._silence = 0.0
+            self._looks = 1
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the missing workers, each with the fields that it did not answer."""

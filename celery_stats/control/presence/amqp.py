@@ -41,11 +41,9 @@ class AmqpPresence(Presence):
     def look_again(self) -> bool:
         names, self._without_mailbox = self._without_mailbox, frozenset()
         self.doubts = False
-        # A reply that cannot be read has no name, so it may be that of one of them.
-        if not self.replies.unreadable:
-            losers = self.roster.losers(self.connection.now())
-            silent = self.replies.silent(names) - losers
-            self.replies.gone |= self.connection.missing_mailboxes(silent)
+        losers = self.roster.losers(self.connection.now())
+        silent = self.replies.silent(names) - losers
+        self.replies.gone |= self.connection.missing_mailboxes(silent)
         return False
 
     def awaited(self) -> set[str]:

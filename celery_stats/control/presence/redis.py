@@ -164,7 +164,7 @@ class RedisPresence(Presence):
         # How many are silent, without the workers that are named for it.
         without_name = max(0, self._silent - len(workers) - len(self._not_left()))
         if whole_window:
-            roster.silent, roster.silent_since = without_name, self.connection.now()
+            roster.silent, roster.silent_since = without_name, self._asked_at
         elif roster.silent is not None:
             roster.silent = min(roster.silent, max(self._silent, 0))
         if self._silent <= 0 and is_pinged:

@@ -54,7 +54,8 @@ class Roster:
         nodes: name to node, for at most :data:`MAX_WORKERS` names.
         silent: how many connections without a name stayed silent for a whole ``timeout``, and
             did not answer any later question; None before a question has waited so long.
-        silent_since: the end of that ``timeout``.
+        silent_since: monotonic seconds of that question. Whoever was heard in it, or later, is
+            none of them.
         server: the id of the running Redis server; empty where it is not known.
         restarted_at: when another server was found.
     """
