@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from select import select
+from typing import Any
 
 import pytest
 
+from celery_stats.control.broker import broker_for
+from celery_stats.control.question import FIELDS
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, deaf_afterwards
+from tests.mailbox import Mailbox, answer_if
 from tests.network import Proxy
 from tests.processes import wait_until
-from tests.test_evidence import WINDOW, accounted_for, proxied, through
+from tests.test_evidence import WINDOW, accounted_for, proxied, set_clock_ahead, through
 
 
 @contextmanager
@@ -72,3 +78,73 @@ def test_reply_that_may_not_be_decoded__counted(make_broker: MakeBroker) -> None
         snapshot = take(broker.app, WINDOW)
         assert workers_by_field(snapshot) == everywhere()
         assert snapshot.unreadable > 0
+
+
+def test_more_replies_than_one_question_takes__the_next_on_a_new_connection(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not read waits on the old one."""
+    monkeypatch.setattr("celery_stats.control.collector.MAX_REPLIES", 2 * 2**20)
+    broker = make_broker("amqp")
+
+    def many(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        for number in range(5):
+            mailbox.reply(command, {f"{number}@t": "x" * 2**20})
+
+    with proxied(broker) as (proxy, app), Mailbox(broker, "one@t", many):
+        for connections in (1, 2):
+            take(app, WINDOW)
+            assert len(proxy.said) == connections
+
+
+def test_reply_to_a_question_that_nobody_asked__makes_nobody_a_worker(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker("amqp")
+
+    def speak(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        mailbox.reply({**command, "ticket": "made up"}, {"beat@t": {}})
+        mailbox.answer_together(command)
+
+    only_pong = answer_if(lambda _, method: method == "ping")
+    with Mailbox(broker, "one@t", speak), Mailbox(broker, "beat@t", only_pong):
+        for _ in range(2):
+            snapshot = take(broker.app, WINDOW)
+            assert workers_by_field(snapshot) == everywhere("one@t")
+            assert snapshot.missing == {}
+
+
+def test_worker_that_lost_a_reply_has_left__missing_for_a_minute_and_then_forgotten(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker("amqp")
+    loses_one = answer_if(lambda _, method: method != "reserved")
+    with Mailbox(broker, "one@t", Mailbox.answer_together):
+        with Mailbox(broker, "lost@t", loses_one):
+            assert take(broker.app, 1.0).missing == {"lost@t": ("reserved",)}
+        assert take(broker.app, WINDOW).missing == {"lost@t": FIELDS}
+        set_clock_ahead(monkeypatch, 61.0)
+        snapshot = take(broker.app, WINDOW)
+    assert workers_by_field(snapshot) == everywhere("one@t")
+    assert snapshot.missing == {}
+
+
+def test_pong_of_a_beat_comes_late__not_taken_for_a_worker(make_broker: MakeBroker) -> None:
+    broker = make_broker("amqp")
+    is_over = threading.Event()
+
+    def late(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] == "ping":
+            assert is_over.wait(20)
+            mailbox.answer(command)
+
+    with Mailbox(broker, "one@t", Mailbox.answer_together), Mailbox(broker, "beat@t", late):
+        assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
+        is_over.set()
+        (kept,) = broker_for(broker.app)._idle
+        sock = kept.connection.connection.sock
+        wait_until(lambda: select([sock], [], [], 0)[0], what="the late pong")
+        for _ in range(2):
+            snapshot = take(broker.app, WINDOW)
+            assert workers_by_field(snapshot) == everywhere("one@t")
+            assert snapshot.missing == {}

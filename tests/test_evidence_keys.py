@@ -177,3 +177,44 @@ def test_large_reply_comes_after_the_end__no_list_of_it_stays(make_broker: MakeB
             # It answers in order, so that all other replies have been sent.
             assert broker.client().control.ping(destination=["one@t"], timeout=10, limit=1)
             assert reply_keys(client, broker) == []
+
+
+def test_replies_that_nobody_reads__a_new_process_does_not_prolong_their_life(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    table = f"_kombu.binding.reply.{broker.namespace}.pidbox"
+    bounded, unbounded = (f"{key}.reply.{broker.namespace}.pidbox" for key in ("one", "two"))
+    with client_of(broker) as client, Mailbox(broker, "one@t", Mailbox.answer_together):
+        for name in (bounded, unbounded):
+            client.sadd(table, f"key\x06\x16\x06\x16{name}")
+            client.lpush(name, "")
+        client.expire(bounded, 30)
+        take(broker.app)
+        assert 0 < client.ttl(bounded) <= 30
+        assert 30 < client.ttl(unbounded) <= 60
+
+
+def test_ping_by_name_is_answered_after_the_end__no_list_of_it_stays(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    asked: list[dict[str, Any]] = []
+    unanswered: list[dict[str, Any]] = []
+
+    def holds_back(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] == "ping" and command["destination"]:
+            while asked:
+                mailbox.answer(asked.pop(0))
+            unanswered.append(command)
+        elif command["method"] in ("ping", "stats"):
+            mailbox.answer(command)
+        else:
+            asked.append(command)
+
+    with client_of(broker) as client, Mailbox(broker, "one@t", holds_back):
+        assert workers_by_field(take(broker.app)) == everywhere("one@t")
+        # As a worker does that has looked up where to put its reply before the end.
+        reply_to = unanswered[0]["reply_to"]
+        client.lpush(f"{reply_to['routing_key']}.{reply_to['exchange']}", "a pong")
+        assert reply_keys(client, broker) == []

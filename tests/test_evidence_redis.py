@@ -17,7 +17,7 @@ from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox, answer_if
 from tests.processes import wait_until
 from tests.test_command import run
-from tests.test_evidence import NOT_ADDED_AGAIN, WINDOW, accounted_for
+from tests.test_evidence import NOT_ADDED_AGAIN, WINDOW, accounted_for, set_clock_ahead
 
 URL = "/api/celery-stats/"
 
@@ -45,6 +45,24 @@ def killed_later(broker: Broker, name: str, on_command: Any) -> Iterator[None]:
             rows = [row for row in client.smembers(key) if name.encode() in row]
             yield
         client.sadd(key, *rows)
+
+
+def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+    """Answer after a pause that is longer than any grace."""
+    threading.Event().wait(2 * WINDOW)
+    mailbox.answer_together(command)
+
+
+@contextmanager
+def foreign_subscriber(server: RedisServer) -> Iterator[None]:
+    """Listen as a monitoring tool does."""
+    with server.client() as client:
+        others = client.pubsub_numpat()
+        with client.pubsub() as tool:
+            tool.psubscribe("*")
+            wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
+            yield
+        wait_until(lambda: client.pubsub_numpat() == others, what="its end")
 
 
 class TestUnlistedWorker:
@@ -301,3 +319,95 @@ class TestWhoIsNamed:
         for _ in range(2):
             snapshot = take(alone.app, WINDOW)
             assert (snapshot.missing, snapshot.unnamed) == ({"one@t": FIELDS}, 0)
+
+    def test_foreign_subscriber_leaves_and_a_known_worker_is_slow__waited_for(
+        self, own_redis: RedisServer, alone: Broker
+    ) -> None:
+        """It was heard after the question from which the silence of the other is known."""
+        may_answer = threading.Event()
+        may_answer.set()
+
+        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            may_answer.wait(2 * WINDOW)
+            mailbox.answer_together(command)
+
+        with Mailbox(alone, "one@t", slow):
+            flush(alone)
+            with foreign_subscriber(own_redis):
+                for timeout in (WINDOW, TIMEOUT):
+                    assert take(alone.app, timeout).unnamed == 1
+            may_answer.clear()
+            assert workers_by_field(take(alone.app)) == everywhere("one@t")
+
+    def test_foreign_subscriber_has_left_and_a_new_worker_is_slow__waited_for(
+        self, own_redis: RedisServer, alone: Broker
+    ) -> None:
+        with Mailbox(alone, "one@t", Mailbox.answer_together):
+            with foreign_subscriber(own_redis):
+                assert take(alone.app, WINDOW).unnamed == 1
+            assert take(alone.app).unnamed == 0
+            with Mailbox(alone, "new@t", slow):
+                flush(alone)
+                assert workers_by_field(take(alone.app)) == everywhere("new@t", "one@t")
+
+    def test_redis_restarted_and_a_worker_stops__not_missing_for_ever(
+        self, own_redis: RedisServer, alone: Broker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, two = alone.fleet("one@t", "two@t", **NOT_ADDED_AGAIN)
+        assert workers_by_field(take(alone.app)) == BOTH
+        own_redis.kill()
+        server = RedisServer(port=own_redis.port)
+        try:
+            wait_until(lambda: workers_by_field(take(alone.app, WINDOW)) == BOTH, what="both")
+            two.stop()
+            assert take(alone.app, WINDOW).missing == {"two@t": FIELDS}
+            set_clock_ahead(monkeypatch, 61.0)
+            snapshot = take(alone.app, WINDOW)
+            assert workers_by_field(snapshot) == everywhere("one@t")
+            assert snapshot.missing == {}
+        finally:
+            server.stop()
+
+    def test_beat_is_frozen__not_counted_as_unnamed(self, make_broker: MakeBroker) -> None:
+        broker = make_broker()
+        speaks = threading.Event()
+        speaks.set()
+        beat = answer_if(lambda _, method: method == "ping" and speaks.is_set())
+        with (
+            Mailbox(broker, "one@t", Mailbox.answer_together),
+            Mailbox(broker, "celerybeat@t", beat),
+        ):
+            take(broker.app)
+            speaks.clear()
+            for _ in range(2):
+                snapshot = take(broker.app, WINDOW)
+                assert workers_by_field(snapshot) == everywhere("one@t")
+                assert (snapshot.missing, snapshot.unnamed) == ({}, 0)
+
+    def test_named_worker_was_silent_and_a_new_one_is_slow__waited_for(
+        self, make_broker: MakeBroker
+    ) -> None:
+        """The silence that is remembered is that of nodes without a name."""
+        broker = make_broker()
+        speaks = threading.Event()
+        mute = answer_if(lambda *_: speaks.is_set())
+        with (
+            Mailbox(broker, "one@t", Mailbox.answer_together),
+            Mailbox(broker, "mute@t", mute),
+        ):
+            assert take(broker.app, WINDOW).missing == {"mute@t": FIELDS}
+            speaks.set()
+            with Mailbox(broker, "new@t", slow):
+                flush(broker)
+                snapshot = take(broker.app)
+        assert workers_by_field(snapshot) == everywhere("mute@t", "new@t", "one@t")
+
+    def test_worker_without_the_app_answers_six_times__counted_once_and_a_new_one_waited_for(
+        self, make_broker: MakeBroker
+    ) -> None:
+        broker = make_broker()
+        with Mailbox(broker, "one@t", Mailbox.answer):
+            assert workers_by_field(take(broker.app)) == everywhere("one@t")
+            with Mailbox(broker, "new@t", slow):
+                flush(broker)
+                assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")

@@ -78,10 +78,11 @@ def test_no_worker__pinged_with_each_question(make_broker: MakeBroker) -> None:
         assert len(node.heard) == 6
 
 
-def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker) -> None:
-    """It answers the ping, and the command that every worker can answer."""
+@pytest.mark.parametrize("lost", [1, 2])
+def test_worker_whose_replies_are_all_lost__is_no_beat(make_broker: MakeBroker, lost: int) -> None:
+    """It answers the ping, and the command that every worker can answer, be it the second time."""
     broker = make_broker()
-    forgetful = answer_if(lambda mailbox, method: method == "ping" or len(mailbox.heard) > 1)
+    forgetful = answer_if(lambda mailbox, method: method == "ping" or len(mailbox.heard) > lost)
     with Mailbox(broker, "forgetful@t", forgetful):
         snapshot = take(broker.app)
     assert workers_by_field(snapshot) == everywhere("forgetful@t")
@@ -446,6 +447,48 @@ class TestRabbitMQ:
                 )
         assert snapshot.missing == {"new@t": ("stats",)}
 
+    def test_newcomer_a_little_slower_than_slow_workers__heard(
+        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The grace for workers that are not known is a share of the time of the others."""
+        broker = make_broker("amqp")
+        is_slow, in_grace, never = threading.Event(), threading.Event(), threading.Event()
+        patience = amqp_presence.AmqpPresence.patience
+
+        def noted(self: amqp_presence.AmqpPresence) -> float | None:
+            seconds = patience(self)
+            if seconds is not None:
+                in_grace.set()
+            return seconds
+
+        def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if is_slow.is_set() and command["method"] != "ping":
+                never.wait(2.0)
+            mailbox.answer_together(command)
+
+        def slower(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            assert in_grace.wait(20)
+            never.wait(0.1)
+            mailbox.answer_together(command)
+
+        with Mailbox(broker, "one@t", slow):
+            take(broker.app, WINDOW)
+            is_slow.set()
+            monkeypatch.setattr(amqp_presence.AmqpPresence, "patience", noted)
+            with Mailbox(broker, "new@t", slower):
+                assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
+
+    def test_worker_has_left__forgotten(self, make_broker: MakeBroker) -> None:
+        """Otherwise each question would ask the broker for its mailbox."""
+        broker = make_broker("amqp")
+        with Mailbox(broker, "one@t", Mailbox.answer_together):
+            with Mailbox(broker, "left@t", Mailbox.answer_together):
+                assert workers_by_field(take(broker.app, WINDOW)) == everywhere("left@t", "one@t")
+            snapshot = take(broker.app)
+            assert workers_by_field(snapshot) == everywhere("one@t")
+            assert snapshot.missing == {}
+            assert broker_for(broker.app).roster.workers() == {"one@t"}
+
     def test_all_are_slow__named_as_missing(self, make_broker: MakeBroker) -> None:
         broker = make_broker("amqp")
         may_answer = threading.Event()
@@ -474,6 +517,20 @@ def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: Make
             snapshot = take(app, 0.5)
             assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.elapsed > 0.5
+    finally:
+        broker_for(app).close()
+
+
+def test_table_local_to_the_process_and_a_named_worker_loses_its_reply__asked_again(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker("filesystem")
+    app = broker.client(broker_transport="tests.local_table:Transport")
+    forgetful = answer_if(lambda mailbox, method: method == "ping" or len(mailbox.heard) > 1)
+    try:
+        with Mailbox(broker, "one@t", forgetful):
+            snapshot = take(app, workers=("one@t",))
+        assert workers_by_field(snapshot) == everywhere("one@t")
     finally:
         broker_for(app).close()
 

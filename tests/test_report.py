@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import datetime, timezone
 from decimal import Decimal
 from io import StringIO
@@ -19,6 +20,8 @@ from rest_framework.test import APIClient
 from celery_stats import report
 from celery_stats.conf import DEFAULTS, conf
 from celery_stats.control.question import Question
+from celery_stats.control.snapshot import Snapshot
+from celery_stats.control.traces import Backend, Extent, Traces
 from celery_stats.masking.answers import CUT
 from celery_stats.report import ReportOptions
 from tests.brokers import Broker, MakeBroker, RedisServer
@@ -222,3 +225,24 @@ class TestOptions:
         report.share_report(Question(), options)
         key = (Question(), options)
         assert asked == [(key, report._take, key, {}, 2.0)]
+
+
+def test_snapshot__all_of_it_in_the_report() -> None:
+    snapshot = Snapshot(
+        answers={"stats": {"one@h": {"pid": 1}}},
+        missing={"two@h": ("stats",)},
+        taken_at=datetime(2026, 1, 2, tzinfo=timezone.utc),
+        elapsed=0.5,
+        queues={"celery": 7},
+        consumers={"one@h": [{"name": "celery"}]},
+        clocks={"one@h": 1.7e9},
+        unnamed=3,
+        unreadable=4,
+        traces=Traces({}, Backend.NONE, {}, Extent.ALL),
+        question=Question(fields=("stats",), queues=True),
+    )
+    found = report._fit_to_be_seen(snapshot, ReportOptions("tests.celery_app:app"))
+    for field in fields(Snapshot):
+        value = getattr(snapshot, field.name)
+        assert value, f"{field.name} has its default value here"
+        assert getattr(found, field.name) == value, field.name

@@ -5,9 +5,16 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
+from celery_stats.control import collector
+from celery_stats.control.question import FIELDS
+from celery_stats.control.replies import Replies
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import MakeBroker
-from tests.mailbox import Mailbox
+from tests.mailbox import Mailbox, answer_if
+from tests.processes import wait_until
+from tests.test_evidence import set_clock_ahead
 
 
 def test_worker_that_owes_an_answer_later_than_others__asked_again_too(
@@ -74,3 +81,70 @@ def test_more_workers_than_are_asked_again__the_others_missing(make_broker: Make
         snapshot = take(broker.app, 0.5)
     assert workers_by_field(snapshot)["active"] == ["one@t"]
     assert sorted(snapshot.missing) == sorted([*names, "many@t"])
+
+
+def test_worker_that_has_become_silent__asked_again_once(make_broker: MakeBroker) -> None:
+    """Each further step would hold up the others that are asked again."""
+    broker = make_broker()
+    with Mailbox(broker, "one@t", answer_if(lambda _, method: method == "stats")) as mailbox:
+        snapshot = take(broker.app, 1.0)
+    assert snapshot.missing == {"one@t": FIELDS[:-1]}
+    assert mailbox.heard[len(FIELDS) :] == ["revoked"]
+
+
+def test_worker_that_was_given_up_answers__another_is_still_waited_for(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker()
+    kept: list[Replies] = []
+    owed: list[dict[str, Any]] = []
+    never = threading.Event()
+
+    def keep(*args: Any) -> Replies:
+        kept.append(Replies(*args))
+        return kept[-1]
+
+    def loses_one(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] == "reserved":
+            owed.append(command)
+        else:
+            mailbox.answer(command)
+
+    def late(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] != "stats":
+            wait_until(lambda: "given@t" in kept[0].complete, what="the answer of the other")
+            never.wait(0.1)
+        mailbox.answer(command)
+
+    monkeypatch.setattr(collector, "Replies", keep)
+    with Mailbox(broker, "given@t", loses_one) as given, Mailbox(broker, "late@t", late):
+
+        def answer_when_given_up() -> None:
+            if owed and "given@t" in kept[0].given_up:
+                given.answer(owed[0])
+
+        given.on_idle = answer_when_given_up
+        snapshot = take(broker.app, 2.0)
+    assert workers_by_field(snapshot) == everywhere("given@t", "late@t")
+
+
+def test_plain_active_was_lost__safe_form_first_for_a_minute(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker()
+    forms: list[Any] = []
+
+    def loses_plain(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] == "active":
+            forms.append(command["arguments"].get("safe"))
+        if command["method"] != "active" or forms[-1]:
+            mailbox.answer(command)
+
+    with Mailbox(broker, "one@t", loses_plain):
+        for expected in ([None, None, True], [True], [True]):
+            assert workers_by_field(take(broker.app)) == everywhere("one@t")
+            assert forms == expected
+            forms.clear()
+        set_clock_ahead(monkeypatch, 61.0)
+        assert workers_by_field(take(broker.app)) == everywhere("one@t")
+        assert forms[0] is None

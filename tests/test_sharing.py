@@ -160,6 +160,20 @@ class TestGet:
         assert (first.result(), second.result()) == (1, 2)
         assert work.remaining[1] == sharing.GRACE
 
+    def test_caller_with_a_later_deadline_joins__the_run_may_last_until_then(
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
+    ) -> None:
+        first = callers.submit(shared.get, "key", work, deadline=20)
+        work.wait_for_run(1)
+        second = callers.submit(shared.get, "key", work, deadline=5)
+        wait_until(lambda: waiting(shared))
+        flight = shared._waiting["key"]
+        third = callers.submit(shared.get, "key", work, deadline=20)
+        wait_until(lambda: flight.ends > time.monotonic() + 10, what="the third caller")
+        work.end(2)
+        assert (first.result(), second.result(), third.result()) == (1, 2, 2)
+        assert work.remaining[1] > 10
+
 
 class TestBounds:
     def test_many_different_questions__eight_at_once_and_the_others_in_turn(
