@@ -102,6 +102,9 @@ class TestClasses:
             assert client.get(URL).status_code == 200
 
     @pytest.mark.parametrize(
+        "setting", [None, ["rest_framework.authentication.SessionAuthentication"]]
+    )
+    @pytest.mark.parametrize(
         "view",
         [
             TokensOnlyView.as_view(),
@@ -113,11 +116,11 @@ class TestClasses:
         ],
     )
     def test_authentication_classes__nothing_is_added(
-        self, session: Client, view: Any, settings: Any
+        self, session: Client, view: Any, setting: Any, settings: Any
     ) -> None:
         settings.DRF_CELERY_STATS = {
             **settings.DRF_CELERY_STATS,
-            "AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+            "AUTHENTICATION_CLASSES": setting,
         }
         with at(view):
             assert session.get(URL).status_code == 401
