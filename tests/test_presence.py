@@ -394,6 +394,7 @@ class TestRabbitMQ:
                     monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", 0.0)
                 pinged.clear()
                 assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
+                assert (kept in broker_for(broker.app)._idle) is is_kept
 
     def test_gone_after_a_part_of_its_answer__missing_for_the_rest(
         self, make_broker: MakeBroker
