@@ -396,6 +396,47 @@ class TestRabbitMQ:
                 assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
                 assert (kept in broker_for(broker.app)._idle) is is_kept
 
+    def test_newcomer_heard_late_during_a_question__waited_for_in_it(
+        self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch, asked: threading.Event
+    ) -> None:
+        """It has received the question, because it was there for the one before."""
+        broker = make_broker("amqp")
+        is_third, heard_late, one_answered = (threading.Event() for _ in range(3))
+        hear_late = amqp_presence.AmqpPresence.hear_late
+
+        def noted(self: amqp_presence.AmqpPresence, workers: set[str]) -> None:
+            hear_late(self, workers)
+            heard_late.set()
+
+        monkeypatch.setattr(amqp_presence.AmqpPresence, "hear_late", noted)
+
+        def one(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            is_held = is_third.is_set() and command["method"] != "ping"
+            assert not is_held or heard_late.wait(20)
+            mailbox.answer_together(command)
+            if is_held:
+                one_answered.set()
+
+        received: list[dict[str, Any]] = []
+
+        def answer_first_and_later_the_rest() -> None:
+            if is_third.is_set() and asked.is_set() and received:
+                if not heard_late.is_set():
+                    new.answer_together(received.pop(0))
+                    assert heard_late.wait(20)
+                elif one_answered.is_set():
+                    threading.Event().wait(0.3)  # longer than the grace
+                    new.answer_together(received.pop(0))
+
+        with Mailbox(broker, "one@t", one):
+            take(broker.app, WINDOW)
+            with Mailbox(broker, "new@t", lambda _, command: received.append(command)) as new:
+                new.on_idle = answer_first_and_later_the_rest
+                assert workers_by_field(take(broker.app)) == everywhere("one@t")
+                asked.clear()
+                is_third.set()
+                assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
+
     def test_gone_after_a_part_of_its_answer__missing_for_the_rest(
         self, make_broker: MakeBroker
     ) -> None:
