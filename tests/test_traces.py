@@ -250,6 +250,14 @@ def test_results__database_does_not_answer__late_and_few_threads(
     assert sum(thread.is_alive() for thread in results._threads) == 4
 
 
+def test_results__more_questions_than_threads_one_after_the_other__all_asked(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    requests = [ask(broker, "x", result_backend=None) for _ in range(6)]
+    assert [request.backend for request in requests] == [Backend.NONE] * 6
+
+
 def test_results__connection_of_django__closed_in_the_thread(
     make_broker: MakeBroker,
     django_db_blocker: Any,
