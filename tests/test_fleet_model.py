@@ -350,6 +350,8 @@ class Fleet(RuleBasedStateMachine):
     @rule(delays=st.lists(st.sampled_from((0.2, 3.0)), min_size=4, max_size=4))
     def restart(self, delays: list[float]) -> None:
         self.broker.restart(delays)
+        for asker in self.askers:
+            asker.owed.clear()  # A late reply is lost with its queue.
 
     @rule(later=later)
     def ask_as_another(self, later: float) -> None:

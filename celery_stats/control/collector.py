@@ -275,7 +275,7 @@ class Collector:
             has_lost_active = worker in self._retries.lost_active
             if has_lost_active:
                 node.lost_active_at = now
-            if has_lost_active or (replies.is_done(worker) and replies.owed_by(worker)):
+            if has_lost_active or replies.owed_by(worker):
                 node.lost_at = now
 
     # Reading

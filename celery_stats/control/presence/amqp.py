@@ -21,11 +21,12 @@ class AmqpPresence(Presence):
     A worker that has lost a reply a short time ago is waited for and named as missing instead.
     """
 
-    def before_asking(self) -> None:
+    def before_asking(self) -> set[str]:
         # A copy, because another question may change the roster: its new workers have not
         # received this question. It is made here, because py-amqp also reads when it publishes,
         # so that late replies may be heard then.
         self._known = self.roster.workers()
+        return set()
 
     def after_asking(self) -> None:
         self._asked_at = self.connection.now()
