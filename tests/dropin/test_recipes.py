@@ -160,8 +160,9 @@ def test_recipe__probe_from_cron(project: Project, worker: str, broker_url: str)
     assert summary.startswith("No worker answered at ")
     assert rest == [
         "",
-        "Queue   Waiting",
-        "celery        0",
+        "Queue   Waiting  Consumed by",
+        "celery        0  \N{EN DASH}",
+        "CommandError: No worker answered.",
     ]
     project.configure('CELERY_BROKER_URL = "redis://127.0.0.1:1/0"')
     assert "No snapshot: BrokerUnavailable" in at_the_hour()
