@@ -52,6 +52,7 @@ class RedisServer(Process):
 
     def __init__(self, *options: str, port: int | None = None, sentinel: str = "") -> None:
         self.port = port or free_port()
+        self.socket: Path | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="celery-stats-redis-"))
         args = [redis_binary()]
         if sentinel:

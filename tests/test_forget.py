@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -39,14 +40,18 @@ def missing(broker: Broker) -> list[str]:
 
 
 @pytest.fixture
-def socket_redis(tmp_path: Path) -> Any:
+def socket_redis() -> Any:
     """A Redis with a socket, and a user of its own besides the one without a name."""
-    server = RedisServer(
-        *("--unixsocket", str(tmp_path / "redis.sock")),
-        *("--user", "shop", "on", ">hunter2", "~*", "&*", "+@all"),
-    )
-    yield server
-    server.stop()
+    # The path of a socket has at most 107 characters.
+    with TemporaryDirectory(dir="/tmp") as folder:
+        path = Path(folder, "redis.sock")
+        server = RedisServer(
+            *("--unixsocket", str(path)),
+            *("--user", "shop", "on", ">hunter2", "~*", "&*", "+@all"),
+        )
+        server.socket = path
+        yield server
+        server.stop()
 
 
 def killed(broker: Broker) -> None:
@@ -76,9 +81,9 @@ def test_killed_worker__removed_and_not_missing_any_more(
 
 
 def test_killed_worker__through_a_socket(
-    make_broker: MakeBroker, use: Use, socket_redis: RedisServer, tmp_path: Path
+    make_broker: MakeBroker, use: Use, socket_redis: RedisServer
 ) -> None:
-    url = f"redis+socket://{tmp_path}/redis.sock?virtual_host=3"
+    url = f"redis+socket://{socket_redis.socket}?virtual_host=3"
     killed(use(make_broker(broker_url=url)))
     assert forget("two@t") == "two@t is forgotten.\n"
 

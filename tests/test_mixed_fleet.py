@@ -179,7 +179,7 @@ def test_odd_arguments__every_worker_with_the_app_whole_and_nobody_deaf(
         start(broker, version, with_app=True)
     for worker in broker.workers:
         worker.ready()
-    send_three(broker, "x" * 5_000_000, **ODD)
+    send_three(broker, "x" * 1_500_000, **ODD)
 
     def at_work() -> Snapshot | None:
         snapshot = take(broker.app)

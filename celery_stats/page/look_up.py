@@ -175,10 +175,12 @@ def _described(report: Report, text: str, task_id: str, held: Sequence[Held]) ->
     results = report.traces.results if report.traces else {}
     places = report.traces.places if report.traces else {}
     result, place = results.get(task_id), places.get(task_id)
+    # A task that a worker holds was delivered to it, so its place in the broker says nothing more.
+    in_hand = next((each for each in held if each.state != "revoked"), None)
     sentences = [_where(report, each) for each in held]
     if not held:
         sentences += _nobody(report)
-    if place is not None:
+    if place is not None and in_hand is None:
         sentences.append(_placed(report, place))
     if result is not None:
         sentences.append(_ended(report, result))
@@ -186,7 +188,6 @@ def _described(report: Report, text: str, task_id: str, held: Sequence[Held]) ->
         sentences += [] if result else _no_result(report)
         sentences += [] if place or result else _no_place(report)
     described = next((each for each in held if each.task), None)
-    in_hand = next((each for each in held if each.state != "revoked"), None)
     return LookUp(
         id=shorten(task_id),
         key=shorten(text).shown,

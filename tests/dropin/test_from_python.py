@@ -46,7 +46,8 @@ def shop(project: Project, python: Path) -> Project:
 def test_examples__do_what_they_say(shop: Project, worker: str) -> None:
     assert sorted(BLOCKS) == ["shop/health.py", "shop/tasks.py", "shop/tests.py", "shop/views.py"]
     assert shop.manage("test", "shop") is not None
-    assert shop.manage("shell", "--no-imports", "-c", ASK) == "None\nNone\n"
+    # Django says before it what it has imported, from 5.2 on.
+    assert shop.manage("shell", "-c", ASK).endswith("None\nNone\n")
 
 
 @pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is not installed")
