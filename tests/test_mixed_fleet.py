@@ -191,7 +191,7 @@ def test_odd_arguments__every_worker_with_the_app_whole_and_nobody_deaf(
     for name in names(broker):
         active, scheduled, reserved = (snapshot.answers[field][name] for field in FIELDS[:3])  # type: ignore[index]
         for [task] in (active, reserved, [scheduled[0]["request"]]):
-            assert [len(text) for text in task["args"]] == [5_000_000]
+            assert [len(text) for text in task["args"]] == [1_500_000]
             assert task["kwargs"] == {"seconds": 600, **ODD_AS_JSON}
     pongs = broker.client().control.inspect(timeout=4, limit=len(SUPPORTED)).ping()
     assert pongs == {name: {"ok": "pong"} for name in names(broker)}
