@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
+from importlib.util import find_spec
 from threading import Event
 from typing import Any
 from urllib.parse import unquote, urlencode
 
+import amqp
 import hypothesis
 import pytest
 from django.test import override_settings
@@ -17,6 +20,7 @@ from rest_framework.authtoken.models import Token
 from rest_framework.response import Response
 from rest_framework.test import APIClient
 
+from celery_stats.control import limits
 from celery_stats.control.limits import is_name
 from celery_stats.control.question import FIELDS
 from celery_stats.masking.answers import mask
@@ -320,6 +324,46 @@ class TestReplies:
         assert missing(response) == ([] if megabytes == 7 else [EVIL])
         assert EVIL in response.json()["active"]
 
+    def test_payload_of_many_megabytes__not_decoded(
+        self, redis_broker: Broker, api: APIClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decoded = []
+
+        def loads(text: str) -> Any:
+            decoded.append(len(text))
+            return json.loads(text)
+
+        monkeypatch.setattr("kombu.transport.redis.loads", loads)
+
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            if command["method"] == "stats":
+                mailbox.reply(command, {EVIL: ["x" * 26 * 2**20]})
+            mailbox.answer(command)
+
+        response = ask(api, redis_broker, speak, commands=1)
+        assert whole(response, HONEST, EVIL)
+        assert 0 in decoded
+        assert max(decoded) < limits.MAX_PAYLOAD
+
+    @pytest.mark.skipif(bool(find_spec("hiredis")), reason="hiredis reads it as a whole")
+    def test_payload_of_many_megabytes__dropped_while_it_comes(self, redis_broker: Broker) -> None:
+        with redis_broker.client().connection_for_write() as connection:
+            client = connection.default_channel.client
+            limits.bound_payloads(client)
+            for size in (limits.MAX_PAYLOAD, limits.MAX_PAYLOAD + 2**20):
+                client.lpush("large", b"x" * size)
+            assert len(client.brpop("large")[1]) == limits.MAX_PAYLOAD
+            tracemalloc.start()
+            try:
+                assert client.brpop("large")[1] == b""
+                _now, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            client.lpush("large", b"whole")
+            assert client.brpop("large")[1] == b"whole"
+        # Its buffer holds it once. redis-py would copy it twice.
+        assert peak < 2 * limits.MAX_PAYLOAD
+
     def test_more_than_one_question_takes__ends_and_the_next_is_whole(
         self, broker: Broker, api: APIClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -394,6 +438,30 @@ class TestReplies:
         response = ask(api, broker, speak, commands=1)
         assert whole(response)
         assert len(made_up) >= 4
+
+    def test_more_than_can_be_read_in_time__those_who_were_heard_before_are_whole(
+        self, make_broker: MakeBroker, use: Use, api: APIClient, settings: Any
+    ) -> None:
+        """On RabbitMQ everything else comes after the replies that are left unread."""
+        broker = use(make_broker("amqp"))
+        settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "DEADLINE": 1.5}
+        has_begun = Event()
+
+        def speak(mailbox: Mailbox, command: Command) -> None:
+            if not has_begun.is_set():
+                has_begun.set()
+                message = amqp.Message(
+                    json.dumps({EVIL: []}),
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                    application_headers={"ticket": command["ticket"]},
+                )
+                for _ in range(60_000):
+                    mailbox.channel.basic_publish(message, **command["reply_to"])
+
+        with Mailbox(broker, HONEST, Mailbox.answer_together), Mailbox(broker, EVIL, speak):
+            assert whole(api.get(URL))
+        assert has_begun.is_set()
 
 
 class TestNames:

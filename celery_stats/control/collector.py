@@ -127,6 +127,8 @@ class Collector:
                 return State.SETTLED
             left = ends - self._connection.now()
             if left <= 0 and (not came or left < -LAST_LOOK):
+                if came:
+                    self._connection.leave_replies()
                 return State.DEADLINE
             if self._bytes > MAX_REPLIES:
                 logger.warning("The replies are too large: the rest of them is not read")

@@ -22,7 +22,7 @@ from kombu.utils.uuid import uuid
 
 from .configuration import broker_urls, configured_connection, set_options, unreadable_url
 from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
-from .limits import UNREADABLE, without_decompression
+from .limits import UNREADABLE, bound_payloads, without_decompression
 from .mailboxes import Mailboxes
 from .reply_queue import ReplyQueue
 
@@ -97,6 +97,7 @@ class ControlConnection(Mailboxes):
         self.tickets: deque[str] = deque(maxlen=REMEMBERED_TICKETS)
         self.published = 0
         self._read_pending = self._not_reusable = self._skipped = self._failed = False
+        self._has_left_replies = False
         self._on_message: OnMessage = self._ignore
         self._configure(app)
         try:
@@ -167,6 +168,9 @@ class ControlConnection(Mailboxes):
         exchange, serializer = self.mailbox.exchange, self.mailbox.serializer
         self.producer = Producer(self.channel, exchange=exchange, serializer=serializer)
         if is_redis:
+            # kombu does not document ``client``.
+            with suppress(AttributeError, KeyError):
+                bound_payloads(self.channel.client)
             self.reply_queue.let_others_expire()
 
     def _named(self, error: CeleryStatsError) -> CeleryStatsError:
@@ -216,8 +220,11 @@ class ControlConnection(Mailboxes):
                 self.reply_queue.bind_again()
 
     def check(self) -> None:
-        """Prove that the broker still answers, where closing the reply queue does not."""
-        if not self.is_virtual:
+        """Prove that the broker still answers, where closing the reply queue does not.
+
+        Where replies are left unread, they prove it, and an answer would come after all of them.
+        """
+        if not self.is_virtual and not self._has_left_replies:
             with self.guarded():
                 self.reply_queue.check()
 
@@ -307,10 +314,11 @@ class ControlConnection(Mailboxes):
 
     def leave_replies(self) -> None:
         """Note that replies are left unread, so that the connection is not used again."""
-        self._not_reusable = True
+        self._not_reusable = self._has_left_replies = True
 
     def close(self) -> None:
-        if self._failed:
+        # On AMQP the answer to the closing would come after all that was not read.
+        if self._failed or (self._has_left_replies and not self.is_virtual):
             self.abandon()
         else:
             self._drop_pending_read()

@@ -15,6 +15,10 @@ from typing import Any
 MAX_REPLY = 8 * 2**20
 MAX_CONTAINERS = 300_000
 
+#: Bytes of what Redis hands to kombu as one message. redis-py copies it twice, and kombu decodes
+#: all of it, before anybody can see whose it is.
+MAX_PAYLOAD = 4 * MAX_REPLY
+
 #: Bytes of all replies to one question. More could not be masked and written within the deadline.
 MAX_REPLIES = 32 * 2**20
 
@@ -44,6 +48,50 @@ def is_too_large(message: Any) -> bool:
         return True
     text = body if isinstance(body, str) else bytes(body).decode("latin-1")
     return text.count("[") + text.count("{") > MAX_CONTAINERS
+
+
+def bound_payloads(client: Any) -> None:
+    """Make a Redis client give kombu an empty text in place of each payload that is too large.
+
+    kombu takes that for a message that cannot be read.
+
+    Args:
+        client: that with which kombu's channel waits for messages.
+    """
+    parse = client.parse_response
+
+    def parse_bounded(connection: Any, command: str, **options: Any) -> Any:
+        _bound_reading(connection)
+        reply = parse(connection, command, **options)
+        # Where another parser read it, such as that of hiredis.
+        if command == "BRPOP" and reply and len(reply[1]) > MAX_PAYLOAD:
+            return reply[0], b""
+        return reply
+
+    client.parse_response = parse_bounded
+
+
+def _bound_reading(connection: Any) -> None:
+    """Make the parser of a Redis connection drop the payload while it comes.
+
+    redis-py documents neither of the two attributes. Without them, the payload is held in memory
+    once, or three times, before it is dropped.
+    """
+    buffer: Any = getattr(getattr(connection, "_parser", None), "_buffer", None)
+    if not hasattr(buffer, "read") or hasattr(buffer.read, "is_bounded"):
+        return
+    read: Any = buffer.read
+
+    def read_bounded(length: int, *args: Any, **options: Any) -> Any:
+        if length <= MAX_PAYLOAD:
+            return read(length, *args, **options)
+        # ``read`` reads two bytes more than it is asked for, the end of a line.
+        for start in range(0, length + 2, MAX_REPLY):
+            read(min(MAX_REPLY, length + 2 - start) - 2, *args, **options)
+        return b""
+
+    read_bounded.is_bounded = True  # type: ignore[attr-defined]
+    buffer.read = read_bounded
 
 
 def without_decompression(message_class: type[Any]) -> type[Any]:
