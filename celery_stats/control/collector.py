@@ -105,7 +105,9 @@ class Collector:
         beats = sorted(self.presence.before_asking())[:MAX_NAMED]
         with self._connection.together():
             command = self._order[0]
-            if command == "active" and self._roster.safe_first(self._connection.now()):
+            is_unsafe = command == "active" and self._roster.safe_first(self._connection.now())
+            # The consumers cannot be asked together with anything else.
+            if is_unsafe or command == CONSUMERS:
                 command = ""
             self._ask(command, workers, everything=True)
             self._ask_for_the_rest(without_app.intersection(workers) if workers else without_app)
@@ -164,11 +166,13 @@ class Collector:
         Returns:
             float: the seconds after which more may be due; 0 if something has changed.
         """
-        owing = self.replies.pending - self._asked_for_the_rest
-        rest = REST_AFTER - self._silence if owing else inf
+        rest = REST_AFTER - self._silence if self.replies.pending else inf
         if rest <= 0:
-            self._ask_for_the_rest(owing)
-            return 0.0
+            owing = self.replies.pending - self._asked_for_the_rest
+            if owing:
+                self._ask_for_the_rest(owing)
+                return 0.0
+            rest = inf
         if self.state is State.ASKED:
             after = self.presence.ping_after()
             ping = inf if after is None else min(after, self._patience) - self._silence_of_all
@@ -271,14 +275,16 @@ class Collector:
     def _remember(self) -> None:
         self.presence.remember(whole_window=self.state is State.SILENCE)
         replies, now = self.replies, self._connection.now()
+        lost_active = self._retries.lost_active
+        lost = lost_active.union(*(replies.owing(name, replies.heard) for name in self._order))
         for worker in replies.heard:
-            node = self._roster.node(worker)
-            node.without_app = worker not in self._with_app
-            has_lost_active = worker in self._retries.lost_active
-            if has_lost_active:
-                node.lost_active_at = now
-            if has_lost_active or replies.owed_by(worker):
-                node.lost_at = now
+            self._roster.note_answers(
+                worker,
+                now,
+                with_app=worker in self._with_app,
+                has_lost_active=worker in lost_active,
+                has_lost_any=worker in lost,
+            )
 
     # Reading
 
@@ -348,9 +354,10 @@ class Collector:
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the missing workers, each with the fields that it did not answer."""
-        fields_by_worker = {
-            # What is asked beside the fields makes nobody missing.
-            worker: tuple(field for field in FIELDS if field in self.replies.owed_by(worker))
-            for worker in sorted(self.presence.expected())
+        workers = self.presence.expected()
+        # What is asked beside the fields makes nobody missing.
+        owing = {field: self.replies.owing(field, workers) for field in FIELDS}
+        return {
+            worker: tuple(field for field in FIELDS if worker in owing[field])
+            for worker in sorted(set[str]().union(*owing.values()))
         }
-        return {worker: fields for worker, fields in fields_by_worker.items() if fields}

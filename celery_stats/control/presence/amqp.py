@@ -26,6 +26,7 @@ class AmqpPresence(Presence):
         # received this question. It is made here, because py-amqp also reads when it publishes,
         # so that late replies may be heard then.
         self._known = self.roster.workers()
+        self._awaited_before: str | None = None
         return set()
 
     def after_asking(self) -> None:
@@ -51,9 +52,19 @@ class AmqpPresence(Presence):
         return False
 
     def awaited(self) -> set[str]:
+        return set(filter(self._is_awaited, self.requested or self._known))
+
+    def _is_awaited(self, worker: str) -> bool:
         replies = self.replies
-        asked = (self.requested or self._known) - replies.gone - replies.no_workers
-        return {worker for worker in asked if not replies.is_done(worker)}
+        is_over = worker in replies.gone or worker in replies.no_workers
+        return not is_over and not replies.is_done(worker)
+
+    def _is_anybody_awaited(self) -> bool:
+        # In a large fleet, whoever was awaited before mostly still is, and is looked at first.
+        if self._awaited_before is None or not self._is_awaited(self._awaited_before):
+            asked = self.requested or self._known
+            self._awaited_before = next(filter(self._is_awaited, asked), None)
+        return self._awaited_before is not None
 
     def _may_others_be_there(self) -> bool:
         """Whether there may be workers that are not known, so that a whole ``timeout`` is due.
@@ -66,18 +77,18 @@ class AmqpPresence(Presence):
         return self._is_first or bool(self.replies.unreadable) or self._known <= self.replies.gone
 
     def _patience(self) -> float | None:
-        if self.awaited() or self._may_others_be_there():
+        if self._is_anybody_awaited() or self._may_others_be_there():
             return None
         if self.requested:
             return 0.0
         return max(MIN_GRACE, GRACE_SHARE * (self.replies.last_answer_at - self._asked_at))
 
     def ping_after(self) -> float | None:
-        awaited = self.awaited()
-        if awaited and awaited <= self._without_mailbox:
+        is_due = self._is_anybody_awaited()
+        if is_due and self._without_mailbox and self.awaited() <= self._without_mailbox:
             return 0.0
         # A ping also finds workers that are not known and lost their reply.
-        is_due = awaited or self.replies.pending or self._may_others_be_there()
+        is_due = is_due or bool(self.replies.pending) or self._may_others_be_there()
         return silence_before_ping(len(self._known)) if is_due else None
 
     def remember(self, *, whole_window: bool) -> None:

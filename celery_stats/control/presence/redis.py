@@ -146,9 +146,13 @@ class RedisPresence(Presence):
 
     def ping_after(self) -> float | None:
         # At once where the numbers are complete and a listed worker is silent, and where a worker
-        # is asked for by name that cannot answer as far as is known: only a ping can tell.
+        # is asked for by name that cannot answer as far as is known: only a ping can tell. Who is
+        # silent is looked up last, because that takes long in a large fleet.
         is_complete = self._is_counted and self._silent <= 0 and not self.replies.pending
-        is_due = is_complete if self._doubtful else bool(self.requested)
+        if self.requested:
+            is_due = is_complete or not self._doubtful
+        else:
+            is_due = is_complete and bool(self._doubtful)
         return 0.0 if is_due else silence_before_ping(self._count)
 
     def awaited(self) -> set[str]:

@@ -26,7 +26,8 @@ class Node:
     Attributes:
         heard_at: the time of its last answer.
         is_worker: whether it has answered a worker command. ``celery beat`` answers pings only.
-        without_app: whether it answered as a worker without this app.
+        without_app: whether the last question that it answered, it answered as a worker without
+            this app.
         lost_at: when it last lost a reply, so that it reset its mailbox.
         lost_active_at: when it last lost the plain reply to ``active``.
         is_absent: whether it was silent while all others had their chance: everybody whom Redis
@@ -80,6 +81,17 @@ class Roster:
         node = self.node(name)
         node.heard_at, node.is_absent = at, False
         node.is_worker = node.is_worker or is_worker
+
+    def note_answers(
+        self, worker: str, at: float, *, with_app: bool, has_lost_active: bool, has_lost_any: bool
+    ) -> None:
+        """Note how a worker has answered a whole question."""
+        node = self.node(worker)
+        node.without_app = not with_app
+        if has_lost_active:
+            node.lost_active_at = at
+        if has_lost_any:
+            node.lost_at = at
 
     def forget(self, names: Iterable[str]) -> None:
         for name in names:
