@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,10 @@ from .exceptions import BrokerUnavailable, CeleryAppNotFound, RemoteControlUnsup
 
 #: Seconds between two reads of a broker that cannot notify its readers (the file system).
 POLLING_INTERVAL = 0.005
+
+#: How many exchanges redis-py may need to connect. They are bounded one by one, so all of them
+#: have to end within a second after the deadline.
+EXCHANGES = 8
 
 #: The largest TCP segment size that Linux lets a program set. Setting it does not change a
 #: connected socket.
@@ -41,6 +46,54 @@ def find_app(app: Celery | str | None) -> Celery:
     if not isinstance(app, Celery):
         raise CeleryAppNotFound(f"a {type(app).__name__} is not a Celery app")
     return app
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A connection that is not open, and what is known of its transport.
+
+    Attributes:
+        driver: kombu's name for what the transport speaks, such as ``"redis"``.
+        is_virtual: whether kombu itself keeps exchanges and queues on it, as on all but AMQP.
+        urls: those of all addresses, with passwords, so that they can be masked in errors.
+        exchange_timeout: seconds that one exchange with the broker may take.
+    """
+
+    connection: Connection
+    driver: str
+    is_virtual: bool
+    urls: tuple[str, ...]
+    exchange_timeout: float
+
+
+def configure(app: Celery, deadline: float) -> Configured:
+    """Return a connection whose exchanges have time-outs.
+
+    Args:
+        deadline: seconds for all attempts to connect, and for what follows.
+
+    Raises:
+        CeleryAppNotFound, BrokerUnavailable, RemoteControlUnsupported: see
+            :func:`configured_connection`.
+    """
+    connection = configured_connection(app)
+    connecting = deadline / ((len(connection.alt) or 1) + 1)
+    seconds = min(connecting, (deadline + 1) / EXCHANGES)
+    connection.connect_timeout = min(connecting, app.conf.broker_connection_timeout or connecting)
+    try:
+        transport = connection.get_transport_cls()
+        # First, because the rest creates the transport.
+        set_options(connection, transport, seconds)
+        urls = broker_urls(connection)
+        exchange_types = connection.transport.implements.exchange_type
+    except (ImportError, KeyError) as exc:
+        raise RemoteControlUnsupported(f"{type(exc).__name__}: {exc}") from exc
+    except ValueError as exc:
+        raise unreadable_url() from exc
+    if "fanout" not in exchange_types:
+        raise RemoteControlUnsupported(f"{transport.driver_type} cannot broadcast to workers")
+    is_virtual = issubclass(transport, virtual.Transport)
+    return Configured(connection, transport.driver_type, is_virtual, urls, seconds)
 
 
 def configured_connection(app: Celery) -> Connection:

@@ -17,11 +17,10 @@ from typing import Any
 from celery import Celery
 from kombu import Producer
 from kombu.exceptions import KombuError
-from kombu.transport import virtual
 from kombu.utils.uuid import uuid
 
-from .configuration import broker_urls, configured_connection, set_options, unreadable_url
-from .exceptions import BrokerUnavailable, CeleryStatsError, RemoteControlUnsupported
+from .configuration import configure
+from .exceptions import BrokerUnavailable
 from .limits import UNREADABLE, bound_payloads, without_decompression
 from .mailboxes import Mailboxes
 from .reply_queue import ReplyQueue
@@ -37,10 +36,6 @@ REMEMBERED_TICKETS = 32
 
 #: Seconds for which late replies are read at the most. A hostile worker may send any number.
 MAX_LATE = 0.1
-
-#: How many exchanges redis-py may need to connect. They are bounded one by one, so all of them
-#: have to end within a second after the deadline.
-EXCHANGES = 8
 
 #: Seconds after the deadline in which an exchange may still begin, so that replies that have
 #: arrived are read, and the reply queue is removed.
@@ -107,33 +102,16 @@ class ControlConnection(Mailboxes):
             raise
 
     def _configure(self, app: Celery) -> None:
-        self.connection = connection = configured_connection(app)
-        self.urls: tuple[str, ...] = ()
-        self._hosts = len(connection.alt) or 1
-        connecting = self.deadline / (self._hosts + 1)
-        self.exchange_timeout = min(connecting, (self.deadline + 1) / EXCHANGES)
-        connection.connect_timeout = min(
-            connecting, app.conf.broker_connection_timeout or connecting
-        )
-        try:
-            transport = connection.get_transport_cls()
-            self.driver: str = transport.driver_type
-            self.is_virtual = issubclass(transport, virtual.Transport)
-            # First, because broker_urls() creates the transport.
-            set_options(connection, transport, self.exchange_timeout)
-            self.urls = broker_urls(connection)
-            exchange_types = connection.transport.implements.exchange_type
-        except (ImportError, KeyError) as exc:
-            raise self._named(RemoteControlUnsupported(f"{type(exc).__name__}: {exc}")) from exc
-        except ValueError as exc:
-            raise unreadable_url() from exc
-        if "fanout" not in exchange_types:
-            raise RemoteControlUnsupported(f"{self.driver} cannot broadcast to workers")
+        found = configure(app, self.deadline)
+        self.connection = connection = found.connection
+        self.driver, self.is_virtual, self.urls = found.driver, found.is_virtual, found.urls
+        self.exchange_timeout = found.exchange_timeout
         theirs = *connection.connection_errors, *connection.channel_errors
         self._errors = (KombuError, OSError, *theirs, *UNREADABLE)
 
     def _open(self, app: Celery, reply_key: str, hanging: Collection[str]) -> None:
-        for _ in range(self._hosts - 1):
+        others = max(len(self.connection.alt) - 1, 0)
+        for _ in range(others):
             if self.connection.as_uri() in hanging:
                 self.connection.maybe_switch_next()
         self.hanging: set[str] = set()
@@ -148,7 +126,7 @@ class ControlConnection(Mailboxes):
         with self.guarded():
             self.connection.ensure_connection(
                 errback=note_hanging,
-                max_retries=self._hosts - 1,
+                max_retries=others,
                 interval_start=0,
                 interval_step=0,
                 interval_max=0,
@@ -173,7 +151,9 @@ class ControlConnection(Mailboxes):
                 bound_payloads(self.channel.client)
             self.reply_queue.let_others_expire()
 
-    def _named(self, error: CeleryStatsError) -> CeleryStatsError:
+    def _unavailable(self, reason: str) -> BrokerUnavailable:
+        self._failed = True
+        error = BrokerUnavailable(reason)
         error.urls = self.urls
         return error
 
@@ -181,14 +161,12 @@ class ControlConnection(Mailboxes):
     def guarded(self) -> Iterator[None]:
         """Raise :class:`BrokerUnavailable` where the transport fails, and when it is too late."""
         if self.now() > self.ends + CLOSING:
-            self._failed = True
-            raise self._named(BrokerUnavailable("the broker was too slow for the deadline"))
+            raise self._unavailable("the broker was too slow for the deadline")
         try:
             yield
         except self._errors as exc:
-            self._failed = True
             cause = exc.__cause__ or exc
-            raise self._named(BrokerUnavailable(f"{type(cause).__name__}: {cause}")) from exc
+            raise self._unavailable(f"{type(cause).__name__}: {cause}") from exc
 
     @contextmanager
     def replies(self, on_message: OnMessage) -> Iterator[None]:
