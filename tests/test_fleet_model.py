@@ -276,8 +276,10 @@ class Answer:
             whole = waited and not self.missing and not self.stood_still
             asker.knows_fleet = bool(self.present) and (whole or asker.knows_fleet)
             asker.has_asked_all = True
-        lost = {m.node.name for m in self.read if m.node.unencodable} | self.heard & self.missing
-        asker.losers |= dict.fromkeys(lost, self.broker.now)
+        nodes = {message.node for message in self.read}
+        for node in nodes:
+            if node.unencodable or self.lost_a_reply_of(node) or not self.is_steady(node):
+                asker.losers[node.name] = self.broker.now
         asker.heard |= dict.fromkeys(self.heard, self.broker.now)
         asker.present = self.present
         for worker in self.heard:
@@ -446,3 +448,22 @@ def test_worker_that_gets_the_app__asked_with_one_message_from_the_second_questi
     broker.upgrade(worker)
     assert messages() > len(fields)
     assert [messages(), messages()] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["redis", "amqp"])
+def test_worker_that_stops_before_it_has_answered_everything__not_missing_afterwards(
+    kind: str,
+) -> None:
+    """It has not lost a reply, so it is not one that resets its mailbox."""
+    broker, worker = Broker(kind), Node("a", **WORKERS["holds much"])
+    broker.start(worker)
+    broker.start(Node("b"))
+    asker = Asker(Connection(broker))
+    missing = []
+    for stops_in in (None, 0.004, None):
+        if stops_in is not None:
+            broker.after(stops_in, broker.stop, worker)
+        answer = Answer(asker, Question())
+        answer.learn()
+        missing.append(answer.missing)
+    assert missing == [set(), {"a"}, set()]

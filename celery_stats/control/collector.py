@@ -275,8 +275,7 @@ class Collector:
     def _remember(self) -> None:
         self.presence.remember(whole_window=self.state is State.SILENCE)
         replies, now = self.replies, self._connection.now()
-        lost_active = self._retries.lost_active
-        lost = lost_active.union(*(replies.owing(name, replies.heard) for name in self._order))
+        lost, lost_active = self._retries.lost, self._retries.lost_active
         for worker in replies.heard:
             self._roster.note_answers(
                 worker,

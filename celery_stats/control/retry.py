@@ -79,7 +79,8 @@ class Retries:
     neither the command nor the ping holds the others up until ``patience`` is over.
 
     Attributes:
-        lost_active: workers that have lost the plain reply to ``active``.
+        lost: workers that have answered a ping, and lost the reply to the command before it.
+        lost_active: those that have lost the plain reply to ``active``.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Retries:
                 nodes that answer only the pings after :data:`IS_WORKER` are no workers.
             patience: seconds after which a step is over although a worker is silent.
         """
+        self.lost: set[str] = set()
         self.lost_active: set[str] = set()
         self._replies = replies
         self._patience = patience
@@ -133,9 +135,13 @@ class Retries:
                 self._replies.add_worker(node)
             elif self._tried[node, IS_WORKER] == ROUNDS:
                 self._replies.no_workers.add(node)
+            return
         # The safe form is sent only if the plain one was lost.
-        elif step.command == "active" and step.safe != is_lost:
+        if step.command == "active" and step.safe != is_lost:
             self.lost_active.add(node)
+            is_lost = True
+        if is_lost:
+            self.lost.add(node)
 
     def proceed(self, suspects: set[str], *, impatient: bool) -> float:
         """Send the next step, or the ping after the last one.
