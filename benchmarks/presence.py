@@ -18,8 +18,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.support import KINDS, ms, place, show
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import take_snapshot
+from celery_stats.shapes import FIELDS
 from tests.beat import beat
 from tests.brokers import Broker
 

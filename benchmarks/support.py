@@ -23,8 +23,9 @@ from django.core.management import call_command
 from django.db import connection
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
+from celery_stats.shapes import FIELDS
 from tests.brokers import AMQP_URL, Broker, RedisServer
 from tests.processes import ROOT, Process, free_port, wait_until
 

@@ -16,8 +16,9 @@ from functools import partial
 from statistics import median
 
 from benchmarks.support import KINDS, cpu_seconds, measure, ms, place, show, status, take
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import take_snapshot
+from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, Worker
 from tests.moments import Answers, watch
 from tests.processes import wait_until

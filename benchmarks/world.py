@@ -33,8 +33,9 @@ from kombu.exceptions import KombuError
 
 from benchmarks.support import CORES, PATH, Web
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import take_snapshot
+from celery_stats.shapes import FIELDS
 from tests.brokers import AMQP_URL, Broker, RedisServer, Worker
 from tests.network import Proxy
 from tests.processes import Forked, Process, wait_until

@@ -13,8 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
-from itertools import chain
-from math import isfinite
 from typing import Any
 
 from prometheus_client.exposition import generate_latest as prometheus_text
@@ -23,8 +21,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.registry import Collector
 
 from .control.queues import consumed_queues
-from .page.tasks import age, slots
 from .report import Report
+from .shapes import answering, length_of, number, replies_of, slots, value_at
+from .times import age
 
 #: The most workers and queues that have series. Workers that answered come before missing ones.
 MAX_WORKERS = 1_000
@@ -75,33 +74,20 @@ _GAUGES = {
 
 def _figures(report: Report, name: str) -> dict[str, float | None]:
     """Return the value of each of ``_GAUGES`` for one worker; None for those that it has not."""
-    replies = {field: (found or {}).get(name) for field, found in report.answers.items()}
+    replies = replies_of(report.answers, name)
     # Linux reports it in units of 1 024 bytes.
-    memory = _number(_stat(replies, "rusage", "maxrss"))
+    memory = number(value_at(replies, "stats", "rusage", "maxrss"))
     return {
-        "celery_worker_tasks_active": _length(replies.get("active")),
-        "celery_worker_tasks_reserved": _length(replies.get("reserved")),
-        "celery_worker_tasks_scheduled": _length(replies.get("scheduled")),
-        "celery_worker_tasks_revoked": _length(replies.get("revoked")),
+        "celery_worker_tasks_active": length_of(replies.get("active")),
+        "celery_worker_tasks_reserved": length_of(replies.get("reserved")),
+        "celery_worker_tasks_scheduled": length_of(replies.get("scheduled")),
+        "celery_worker_tasks_revoked": length_of(replies.get("revoked")),
         "celery_worker_oldest_active_task_age_seconds": _oldest(report, name),
-        "celery_worker_concurrency": _number(slots(replies.get("stats"))),
-        "celery_worker_prefetch_limit": _number(_stat(replies, "prefetch_count")),
-        "celery_worker_uptime_seconds": _number(_stat(replies, "uptime")),
-        "celery_worker_resident_memory_peak_bytes": memory and _number(1024 * memory),
+        "celery_worker_concurrency": number(slots(replies.get("stats"))),
+        "celery_worker_prefetch_limit": number(value_at(replies, "stats", "prefetch_count")),
+        "celery_worker_uptime_seconds": number(value_at(replies, "stats", "uptime")),
+        "celery_worker_resident_memory_peak_bytes": memory and number(1024 * memory),
     }
-
-
-def _stat(replies: Mapping[str, Any], *path: str) -> Any:
-    """Return the value under a path of keys in the reply to ``stats``; None without one."""
-    value = replies.get("stats")
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _length(reply: Any) -> float | None:
-    """Return the number of items in a reply; None if the reply is no list."""
-    return float(len(reply)) if isinstance(reply, list | tuple) else None
 
 
 def _oldest(report: Report, name: str) -> float | None:
@@ -126,7 +112,7 @@ class _Families(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with its samples."""
         answers, missing = self._report.answers, self._report.missing
-        answered = sorted({*chain.from_iterable(replies or () for replies in answers.values())})
+        answered = answering(answers)
         silent = sorted(set(missing).difference(answered))
         names = dict(self._labelled([*answered, *silent], MAX_WORKERS))
         up = set(answered)
@@ -135,11 +121,7 @@ class _Families(Collector):
             "1 if the worker answered, 0 if it is known and did not answer.",
             ((label, float(name in up)) for label, name in names.items()),
         )
-        workers = {
-            label: {field: (replies or {}).get(name) for field, replies in answers.items()}
-            for label, name in names.items()
-            if name in up
-        }
+        workers = {label: replies_of(answers, name) for label, name in names.items() if name in up}
         figures = {label: _figures(self._report, names[label]) for label in workers}
         for gauge, text in _GAUGES.items():
             yield _gauge(gauge, text, ((label, found[gauge]) for label, found in figures.items()))
@@ -171,7 +153,7 @@ class _Families(Collector):
             label_name="queue_name",
         )
         stats = self._report.answers["stats"] or {}
-        room = {worker: _number(slots(reply)) or 0.0 for worker, reply in stats.items()}
+        room = {worker: number(slots(reply)) or 0.0 for worker, reply in stats.items()}
         rooms = {label: [room.get(w, 0.0) for w in workers] for label, workers in by_label.items()}
         yield _gauge(
             "celery_active_process_count",
@@ -193,9 +175,9 @@ class _Families(Collector):
         )
         limit = min(MAX_TASKS_OF_ONE_WORKER, MAX_TASKS_OF_ALL_WORKERS // max(len(workers), 1))
         for hostname, replies in workers.items():
-            total = _stat(replies, "total")
+            total = value_at(replies, "stats", "total")
             for label, name in self._labelled(total if isinstance(total, Mapping) else (), limit):
-                value = _number(total[name])
+                value = number(total[name])
                 # OpenMetrics forbids counters below zero.
                 if value is not None and value >= 0:
                     family.add_metric((hostname, label), value)
@@ -273,17 +255,3 @@ def _label(name: str) -> str:
         return text
     digest = sha256(text.encode()).hexdigest()[:16]
     return f"{text[: MAX_LABEL - 17]}…{digest}"
-
-
-def _number(value: Any) -> float | None:
-    """Return a value as a float; None if it is not a finite number.
-
-    Unlike ``number`` of the page, which refuses numbers of 10**18 and more, it accepts every
-    finite float.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if isfinite(value) else None
-    except OverflowError:
-        return None

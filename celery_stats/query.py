@@ -16,7 +16,8 @@ from rest_framework.settings import api_settings
 
 from .conf import conf
 from .control.exceptions import CeleryStatsError
-from .control.question import FIELDS, Question
+from .control.question import Question
+from .shapes import FIELDS
 
 MAX_VALUES = 100  # of one parameter
 MAX_LENGTH = 255  # characters of a value

@@ -19,7 +19,8 @@ from typing import Any
 from celery.signals import worker_init
 
 from .control.limits import MAX_REPLY
-from .control.question import ARGUMENT, CONSUMERS, FIELDS, REPLIES, TIME
+from .control.question import ARGUMENT, CONSUMERS, REPLIES, TIME
+from .shapes import FIELDS
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from celery import Celery
 
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import Snapshot, take_snapshot
+from celery_stats.shapes import FIELDS
 
 #: Seconds. Long enough that a test that runs into it by accident sees it in ``elapsed``.
 TIMEOUT = 4.0

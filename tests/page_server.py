@@ -49,8 +49,9 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
 
     from celery_stats import views
     from celery_stats.control.exceptions import BrokerUnavailable
-    from celery_stats.control.question import FIELDS, Question
+    from celery_stats.control.question import Question
     from celery_stats.report import Report
+    from celery_stats.shapes import FIELDS
 
     def recorded(question: Question, options: Any) -> Report:
         state = json.loads(Path(file).read_text())

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import take_snapshot
+from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, RedisServer
 from tests.processes import wait_until
 

@@ -15,7 +15,7 @@ import pytest
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.accounts.models import User
 from tests.brokers import Broker, RedisServer
 from tests.pools import BUSY, IDLE, Fleet, at_work

@@ -24,10 +24,11 @@ import pytest
 from django.core.management import BaseCommand, CommandError, call_command
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import Question
 from celery_stats.management.commands import celery_stats
 from celery_stats.management.commands.celery_stats import Command
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 from tests.answers import ANSWERS, NOW
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox

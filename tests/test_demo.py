@@ -24,7 +24,7 @@ import kombu
 import pytest
 import redis
 
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.brokers import AMQP_URL, RedisServer
 from tests.processes import ROOT, wait_until
 

@@ -17,11 +17,11 @@ from celery_stats import query, renderers, sharing, worker
 from celery_stats.conf import DEFAULTS
 from celery_stats.control import broker, limits
 from celery_stats.control.presence import Presence, amqp
-from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.page import fleet as page
 from celery_stats.page import tasks
 from celery_stats.query import PARAMETERS
+from celery_stats.shapes import FIELDS
 from tests.processes import ROOT
 
 PATHS = [

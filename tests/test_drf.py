@@ -22,7 +22,7 @@ from rest_framework.test import APIClient
 from rest_framework.throttling import BaseThrottle
 
 from celery_stats import CeleryStatsError, get_report
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
 from tests.brokers import Broker, MakeBroker, Use

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, deaf_afterwards
 from tests.mailbox import Mailbox, answer_if

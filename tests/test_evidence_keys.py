@@ -12,7 +12,7 @@ import pytest
 import redis
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox

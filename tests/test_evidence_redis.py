@@ -11,7 +11,7 @@ import pytest
 import redis
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.mailbox import Mailbox, answer_if

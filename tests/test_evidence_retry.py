@@ -7,7 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, deaf_afterwards
 from tests.mailbox import Mailbox

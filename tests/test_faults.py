@@ -26,9 +26,9 @@ from rest_framework.test import APIClient
 
 from celery_stats.control.broker import broker_for
 from celery_stats.control.configuration import broker_urls, configured_connection
-from celery_stats.control.question import FIELDS
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.masking.answers import safe_error
+from celery_stats.shapes import FIELDS
 from tests import celery_app
 from tests.asking import everywhere
 from tests.brokers import AMQP_URL, Broker, MakeBroker, RedisServer, redis_binary

@@ -27,7 +27,8 @@ from celery_stats.control import snapshot
 from celery_stats.control.connection import PING
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.presence import Roster
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import Question
+from celery_stats.shapes import FIELDS
 from tests.model import Broker, Connection, Node
 
 SEQUENCES = int(os.environ.get("CELERY_STATS_TEST_SEQUENCES", "0"))

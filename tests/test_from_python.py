@@ -19,7 +19,7 @@ from celery_stats import (
     WrongSetting,
     get_report,
 )
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, MakeBroker, Use
 from tests.network import silent_port
 from tests.processes import free_port, run_python

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from celery_stats.control.look_through import Extent, Place
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import Question
 from celery_stats.control.results import Backend, Result
 from celery_stats.control.traces import Traces
 from celery_stats.page.look_up import LookUp, look_ups
 from celery_stats.page.pasted import pasted_ids, task_ids
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 from tests.answers import ANSWERS, EMPTY, NOW, STATS, TASK
 
 ID = TASK["id"]

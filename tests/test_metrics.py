@@ -19,9 +19,10 @@ from rest_framework.test import APIClient
 
 from celery_stats import views
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import Question
 from celery_stats.metrics import _GAUGES, openmetrics, prometheus
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, MakeBroker, Use
 from tests.mailbox import Mailbox
 from tests.processes import ROOT, free_port, run_python, wait_until
@@ -498,7 +499,7 @@ from datetime import datetime, timezone
 from types import SimpleNamespace
 from rest_framework.test import APIRequestFactory, force_authenticate
 from celery_stats import views
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from celery_stats.report import Report
 report = Report(dict.fromkeys(FIELDS), {}, datetime.now(timezone.utc), 0.1)
 views.share_report = lambda *args, **kwargs: report

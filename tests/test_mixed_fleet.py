@@ -11,8 +11,8 @@ import celery
 import pytest
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS
 from celery_stats.control.snapshot import Snapshot
+from celery_stats.shapes import FIELDS
 from tests.asking import everywhere, take
 from tests.brokers import Broker, MakeBroker, Use, Worker
 from tests.celery_app import ODD, ODD_AS_JSON

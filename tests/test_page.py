@@ -17,12 +17,13 @@ from rest_framework.throttling import UserRateThrottle
 
 from celery_stats import views
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import Question
 from celery_stats.page import fleet as page
 from celery_stats.page import tasks as task_rows
 from celery_stats.page import text as formatting
 from celery_stats.page.messages import refusal
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 from tests.accounts.models import User
 from tests.answers import ANSWERS, EMPTY, HOSTILE, NOW, STATS, TASK
 from tests.brokers import MakeBroker, Use

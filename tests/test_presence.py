@@ -15,8 +15,8 @@ from celery_stats.control.broker import broker_for
 from celery_stats.control.presence import amqp as amqp_presence
 from celery_stats.control.presence import redis as redis_presence
 from celery_stats.control.presence.table import TablePresence
-from celery_stats.control.question import FIELDS
 from celery_stats.control.snapshot import Snapshot
+from celery_stats.shapes import FIELDS
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.beat import beat
 from tests.brokers import Broker, MakeBroker, RedisServer, deaf_afterwards

@@ -15,8 +15,9 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.test import APIClient
 from rest_framework.versioning import QueryParameterVersioning
 
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import Question
 from celery_stats.query import parse_question
+from celery_stats.shapes import FIELDS
 from tests.accounts.models import User
 from tests.brokers import MakeBroker, Use
 

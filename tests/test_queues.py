@@ -14,10 +14,11 @@ from kombu.common import Broadcast
 from rest_framework.test import APIClient
 
 from celery_stats import views
-from celery_stats.control.question import FIELDS, Options, Question
+from celery_stats.control.question import Options, Question
 from celery_stats.control.queues import consumed_queues, queue_lengths
 from celery_stats.control.snapshot import take_snapshot
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.processes import wait_until
 

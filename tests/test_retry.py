@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from celery_stats.control import collector
-from celery_stats.control.question import FIELDS
 from celery_stats.control.replies import Replies
+from celery_stats.shapes import FIELDS
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import MakeBroker
 from tests.mailbox import Mailbox, answer_if

@@ -27,8 +27,8 @@ from rest_framework.test import APIClient
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from celery_stats.control.question import FIELDS
 from celery_stats.masking.answers import mask
+from celery_stats.shapes import FIELDS
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
 from tests.brokers import MakeBroker, RedisServer, Use, deaf_afterwards

@@ -16,7 +16,7 @@ from rest_framework.test import APIClient
 
 from celery_stats import sharing
 from celery_stats.control.exceptions import BrokerUnavailable, CeleryStatsError, SnapshotFailed
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from celery_stats.sharing import SingleFlight
 from tests.accounts.models import User
 from tests.brokers import MakeBroker, RedisServer, Use

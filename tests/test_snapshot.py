@@ -16,8 +16,8 @@ import pytest
 from kombu.utils.uuid import uuid
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import FIELDS
 from celery_stats.control.snapshot import Snapshot
+from celery_stats.shapes import FIELDS
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, RedisServer, deaf_afterwards
 from tests.comparison import without_what_changes

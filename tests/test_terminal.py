@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
-from celery_stats.control.question import FIELDS, Question
+from celery_stats.control.question import Question
 from celery_stats.page import terminal
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 from tests.answers import ANSWERS, EMPTY, NOW, STATS, TASK
 
 

@@ -12,7 +12,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.test import APIClient
 
-from celery_stats.control.question import FIELDS
+from celery_stats.shapes import FIELDS
 from tests.accounts.models import User
 from tests.brokers import Broker, MakeBroker, Use
 

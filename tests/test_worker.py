@@ -13,8 +13,9 @@ from celery.worker.control import Panel
 
 from celery_stats import worker
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import ARGUMENT, FIELDS, Question
+from celery_stats.control.question import ARGUMENT, Question
 from celery_stats.control.snapshot import Snapshot
+from celery_stats.shapes import FIELDS
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker
 from tests.celery_app import ODD, ODD_AS_JSON

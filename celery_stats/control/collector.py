@@ -14,11 +14,13 @@ from enum import Enum, auto
 from math import inf
 from typing import Any
 
+from celery_stats.shapes import FIELDS
+
 from .connection import PING, ControlConnection
 from .limits import MAX_REPLIES, MAX_WORKERS, is_name, is_too_large
 from .messages import decode_together, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
-from .question import ARGUMENT, CONSUMERS, FIELDS, Question
+from .question import ARGUMENT, CONSUMERS, Question
 from .replies import NO_NAME, NodeCount, Replies
 from .retry import MAX_NAMED, Retries, Step
 

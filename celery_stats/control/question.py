@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 
 from celery import Celery
 
+from celery_stats.shapes import FIELDS
+
 #: A Celery app, or its dotted path (``"project.celery:app"``).
 CeleryApp: TypeAlias = Celery | str
-
-#: What workers are asked: the keys of the answer, in order, and names of Celery's commands.
-FIELDS = ("active", "scheduled", "reserved", "revoked", "query_task", "stats")
 
 #: The command that tells which queues a worker consumes. It is asked beside the fields where the
 #: lengths of the queues are shown.
@@ -34,7 +33,7 @@ class Question:
     """What is asked, and of whom.
 
     Attributes:
-        fields: those of :data:`FIELDS` to ask.
+        fields: those of :data:`~celery_stats.shapes.FIELDS` to ask.
         task_ids: the ids for ``query_task``.
         workers: full names of the workers that should answer; empty: all.
         queues: whether the queues are asked for as well: their lengths, and who consumes them.

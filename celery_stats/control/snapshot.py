@@ -19,13 +19,15 @@ from typing import Any
 
 from celery import Celery
 
+from celery_stats.shapes import FIELDS
+
 from .broker import broker_for
 from .collector import Collector, State
 from .configuration import find_app
 from .connection import ControlConnection
 from .exceptions import BrokerUnavailable
 from .presence import Roster
-from .question import CONSUMERS, FIELDS, Options, Question
+from .question import CONSUMERS, Options, Question
 from .queues import consumed_queues, queue_lengths
 from .replies import Replies
 from .traces import Traces, find_traces, unknown_to_workers

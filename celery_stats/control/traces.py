@@ -14,6 +14,8 @@ from typing import Any
 from celery import Celery
 from kombu import Connection
 
+from celery_stats.shapes import mapping
+
 from .look_through import Extent, Place, look_through
 from .results import Backend, Result, ResultRequest
 
@@ -39,12 +41,7 @@ def unknown_to_workers(
     task_ids: Collection[str], replies: Mapping[str, Any] | None
 ) -> tuple[str, ...]:
     """Return the ids that no reply to ``query_task`` names."""
-    known = {
-        task_id
-        for reply in (replies or {}).values()
-        if isinstance(reply, Mapping)
-        for task_id in reply
-    }
+    known = {task_id for reply in (replies or {}).values() for task_id in mapping(reply)}
     return tuple(task_id for task_id in task_ids if task_id not in known)
 
 

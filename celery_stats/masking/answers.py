@@ -26,11 +26,11 @@ from django.utils.functional import Promise
 from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
 from rest_framework.utils.encoders import JSONEncoder
 
+from celery_stats.shapes import FIELDS_WITH_TASKS
+
 from .names import is_secret_name
 from .text import TextMasker, is_credential
 
-#: Fields of an answer whose replies hold tasks.
-FIELDS_WITH_TASKS = {"active", "scheduled", "reserved", "query_task"}
 #: Levels of lists and objects inside each other that are passed on (parsers have limits, and
 #: Python's writer recurses), and lists and objects of one answer (100 000 tasks have as many).
 MAX_LEVELS, MAX_CONTAINERS = 100, 500_000

@@ -8,29 +8,39 @@ only for the rows that are shown, so that the templates only print.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 from django.utils.timezone import localtime
 
 from celery_stats.control.queues import consumed_queues
 from celery_stats.report import Report
+from celery_stats.shapes import (
+    TASK_LISTS,
+    Answers,
+    answering,
+    as_text,
+    errors,
+    length_of,
+    mapping,
+    number,
+    replies_of,
+    slots,
+    unexpected,
+    value_at,
+)
 
 from .look_up import look_ups
 from .messages import notes
-from .tasks import Answers, TaskList, errors, slots, task_lists
+from .tasks import TaskList, task_lists
 from .text import (
     PAIRS_SHOWN,
     TITLE_LENGTH,
     Count,
     Excerpt,
     Text,
-    as_text,
     count,
     duration,
     excerpt,
-    mapping,
-    number,
     pairs,
     shorten,
 )
@@ -68,7 +78,7 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
         visitor: the name of the user who is logged in; empty for nobody.
     """
     answers, missing, question = report.answers, report.missing, report.question
-    names = answering(report)
+    names = answering(answers)
     queues = queue_rows(report)
     state = health(report, names, queues)
     tasks = task_lists(report)
@@ -103,11 +113,6 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
         "look_ups": look_ups(report),
         "pasted": " ".join(question.look_up or question.task_ids),
     }
-
-
-def answering(report: Report) -> list[str]:
-    """Return the names of the workers that answered anything."""
-    return sorted({*chain.from_iterable(replies or () for replies in report.answers.values())})
 
 
 def health(report: Report, names: Collection[str], queues: Excerpt) -> str:
@@ -213,17 +218,14 @@ class Worker(NamedTuple):
 
 def worker_row(name: str, report: Report) -> Worker:
     """Return the row of a worker."""
-    replies = {field: (found or {}).get(name) for field, found in report.answers.items()}
-    stats = mapping(replies.get("stats"))
-    pool_name = as_text(mapping(stats.get("pool")).get("implementation", ""))
-    counts = {}
-    for field in ("active", "reserved", "scheduled", "revoked"):
-        reply = replies.get(field)
-        counts[field] = count(len(reply) if isinstance(reply, list | tuple) else None)
+    replies = replies_of(report.answers, name)
+    stats = mapping(replies["stats"])
+    pool_name = as_text(value_at(stats, "pool", "implementation") or "")
+    counts = {field: count(length_of(replies[field])) for field in (*TASK_LISTS, "revoked")}
     busy, room = counts["active"], count(slots(stats))
     uptime = number(stats.get("uptime"))
     # In kilobytes on Linux, where Celery is supported.
-    memory = number(mapping(stats.get("rusage")).get("maxrss"))
+    memory = number(value_at(stats, "rusage", "maxrss"))
     return Worker(
         name=shorten(name),
         key=name[:TITLE_LENGTH],
@@ -244,8 +246,9 @@ def worker_row(name: str, report: Report) -> Worker:
 
 def remarks(name: str, report: Report) -> list[tuple[str, Text]]:
     """Return field and text of replies of another shape, such as a reported error."""
-    found = {field: {name: (replies or {}).get(name)} for field, replies in report.answers.items()}
-    said = [(field, shorten(wrong)) for field, wrong in errors(found).get(name, ())]
+    replies = replies_of(report.answers, name)
+    wrong = ((field, unexpected(field, reply)) for field, reply in replies.items())
+    said = [(field, shorten(text)) for field, text in wrong if text is not None]
     return said + ([("", Text(CONSUMES_NOTHING))] if consumes_nothing(report, name) else [])
 
 

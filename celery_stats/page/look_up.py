@@ -10,22 +10,11 @@ from celery_stats.control.look_through import MAX_BYTES, MAX_MESSAGES, Extent, P
 from celery_stats.control.queues import consumed_queues
 from celery_stats.control.results import Backend, Result
 from celery_stats.report import Report
+from celery_stats.shapes import TASK_LISTS, entries, holders, queried, task_of
+from celery_stats.times import age, due, time_before, time_to_go
 
 from .pasted import pasted_ids
-from .tasks import (
-    Task,
-    age,
-    arguments,
-    due,
-    entries,
-    holders,
-    names,
-    queried,
-    task_of,
-    task_row,
-    time_before,
-    time_to_go,
-)
+from .tasks import Task, arguments, names, task_row
 from .text import Excerpt, Text, duration, pairs, plural, shorten, time_of_day
 
 #: Characters of the shortest beginning of an id that is looked for.
@@ -113,7 +102,7 @@ def _held(report: Report, wanted: Collection[str]) -> dict[str, list[Held]]:
     for worker, task_id, state, task in queried(answers):
         if task_id in ids:
             held.setdefault(task_id, {})[worker] = Held(worker, state, task)
-    for state in ("active", "reserved", "scheduled"):
+    for state in TASK_LISTS:
         for worker, entry in entries(answers, state):
             task = task_of(entry)
             named = task.get("id")
@@ -133,9 +122,10 @@ def _beginning_with(report: Report, text: str) -> list[str]:
     """Return the ids in the lists that begin with a text, in any case."""
     if len(text) < SHORTEST_BEGINNING:
         return []
-    lists = ("active", "reserved", "scheduled")
     held = [
-        task_of(entry).get("id") for field in lists for _, entry in entries(report.answers, field)
+        task_of(entry).get("id")
+        for field in TASK_LISTS
+        for _, entry in entries(report.answers, field)
     ]
     ids = dict.fromkeys([*held, *holders(report.answers)])
     return [i for i in ids if isinstance(i, str) and i.lower().startswith(text.lower())]

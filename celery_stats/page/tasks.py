@@ -1,47 +1,33 @@
-"""The one place that knows the shapes of Celery's tasks and replies, and tasks as rows for people.
-
-In this module, ``answers`` are those of a report: field to worker to that worker's reply. A worker
-may send any JSON value under any key, so nothing here takes a shape for granted.
-"""
+"""Tasks as rows for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
-from typing import Any, NamedTuple, TypeAlias
-
-from django.utils.dateparse import parse_datetime
-from django.utils.timezone import is_naive
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from math import inf
+from typing import Any, NamedTuple
 
 from celery_stats.query import MAX_LENGTH
 from celery_stats.report import Report
+from celery_stats.shapes import Answers, as_text, entries, holders, number, task_of, value_at
+from celery_stats.times import age, due, time_before, time_to_go
 
 from .text import (
     TEXT_LENGTH,
     Count,
     Excerpt,
     Text,
-    as_text,
     count,
     duration,
     excerpt,
     format_time,
     isolated,
-    mapping,
-    number,
     plural,
     shorten,
 )
 
-Answers: TypeAlias = Mapping[str, Mapping[str, Any] | None]
-
 TASKS_SHOWN = 100  # in each of the four lists
 WORKERS_NAMED = 3  # that hold one revoked id
-
-#: Seconds by which an age may exceed the uptime of the worker, which is sent in whole seconds.
-UPTIME_SLACK = 5
-#: Seconds of the longest age that is subtracted from a time: 31 years.
-LONGEST = 1e9
 
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
@@ -102,145 +88,16 @@ class TaskList(NamedTuple):
     empty: str
 
 
-# Shapes
-
-
-def unexpected(field: str, reply: Any) -> Any:
-    """Return what is wrong with a reply: an error that the worker reports, or the whole reply.
-
-    None if it has the expected shape, or there is no reply.
-    """
-    expected = Mapping if field in ("stats", "query_task") else (list, tuple)
-    if isinstance(reply, Mapping) and set(reply) == {"error"}:
-        error = reply["error"]
-        if error and not isinstance(error, list | tuple):
-            return error
-    return None if reply is None or isinstance(reply, expected) else reply
-
-
-def errors(answers: Answers) -> dict[str, list[tuple[str, Any]]]:
-    """Return worker to field and text of each of its replies that has another shape."""
-    found: dict[str, list[tuple[str, Any]]] = {}
-    for field, replies in answers.items():
-        for worker, reply in (replies or {}).items():
-            wrong = unexpected(field, reply)
-            if wrong is not None:
-                found.setdefault(worker, []).append((field, wrong))
-    return found
-
-
-def entries(answers: Answers, field: str) -> list[tuple[str, Any]]:
-    """Return a worker's name and an item of its reply, for each item of all workers' lists."""
-    replies = answers.get(field) or {}
-    return [
-        (worker, item)
-        for worker, reply in replies.items()
-        if isinstance(reply, list | tuple)
-        for item in reply
-    ]
-
-
-def task_of(entry: Any) -> Mapping[str, Any]:
-    """Return the task of an item of a list, and its ETA if it is of ``scheduled``."""
-    if not isinstance(entry, Mapping):
-        return {"id": entry}
-    request = entry.get("request")
-    return {**request, "eta": entry.get("eta")} if isinstance(request, Mapping) else entry
-
-
-def queried(answers: Answers) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
-    """Yield worker, task id, state and task of each answer to ``query_task``."""
-    for worker, reply in (answers.get("query_task") or {}).items():
-        for task_id, told in mapping(reply).items():
-            is_pair = isinstance(told, list | tuple) and len(told) == 2
-            state, task = told if is_pair else ("?", told)
-            yield worker, task_id, as_text(state), task_of(task)
-
-
-def holders(answers: Answers) -> dict[str, list[str]]:
-    """Return the workers of each revoked id. All hold it, because a revocation is broadcast."""
-    found: dict[str, list[str]] = {}
-    for worker, task_id in entries(answers, "revoked"):
-        found.setdefault(as_text(task_id), []).append(worker)
-    return found
-
-
-def slots(stats: Any) -> Any:
-    """Return how many tasks a worker can execute at the same time, from its statistics.
-
-    With autoscaling, and after a change of the pool's size, ``max-concurrency`` is not true.
-    """
-    pool = mapping(mapping(stats).get("pool"))
-    scaled = mapping(mapping(stats).get("autoscaler")).get("max")
-    if number(scaled) is not None:
-        return scaled
-    processes = pool.get("processes")
-    if isinstance(processes, list | tuple) and processes:
-        return len(processes)
-    return pool.get("max-concurrency")
-
-
-# Times
-
-
-def started(task: Any) -> datetime | None:
-    """Return when a worker started a task.
-
-    ``time_start`` is wall-clock time in every supported version, because the worker converts its
-    monotonic time (``Request.on_accepted``).
-    """
-    seconds = number(mapping(task).get("time_start"))
-    try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
-    except (OverflowError, OSError, ValueError):
-        return None
-
-
-def age(report: Report, worker: str, task: Any) -> float | None:
-    """Return the seconds since a worker started a task; None if that is not known.
-
-    The worker's own clock is the measure. Without it, the clocks of two machines are compared, and
-    an age beyond the uptime of the worker shows that they differ.
-    """
-    seconds, clock = number(mapping(task).get("time_start")), number(report.clocks.get(worker))
-    if seconds is None:
-        return None
-    passed = max((report.taken_at.timestamp() if clock is None else clock) - seconds, 0.0)
-    stats = mapping((report.answers.get("stats") or {}).get(worker))
-    uptime = number(stats.get("uptime"))
-    if clock is None and uptime is not None and passed > uptime + UPTIME_SLACK:
-        return None
-    return passed
-
-
-def time_before(report: Report, seconds: float) -> datetime:
-    """Return the time that was so many seconds before the snapshot."""
-    return report.taken_at - timedelta(seconds=min(seconds, LONGEST))
-
-
-def due(task: Any) -> datetime | None:
-    """Return the ETA of an item of ``scheduled``; None if it has no time zone."""
-    text: Any = mapping(task).get("eta")
-    try:
-        eta = parse_datetime(text)
-    except (TypeError, ValueError):
-        return None
-    return None if eta is None or is_naive(eta) else eta
-
-
-def time_to_go(report: Report, worker: str, eta: datetime) -> float:
-    """Return the seconds until an ETA, by the clock of the worker that holds the task."""
-    clock = number(report.clocks.get(worker))
-    return eta.timestamp() - (report.taken_at.timestamp() if clock is None else clock)
-
-
-# Rows
+def start_of(entry: tuple[str, Any]) -> float:
+    """Return when a task was started, to sort by; those of which that is not known come last."""
+    started = number(value_at(entry[1], "time_start"))
+    return inf if started is None else started
 
 
 def task_lists(report: Report) -> dict[str, TaskList]:
     """Return the four lists by field."""
     answers = report.answers
-    active = sorted(entries(answers, "active"), key=lambda entry: started(entry[1]) or LATEST)
+    active = sorted(entries(answers, "active"), key=start_of)
     scheduled = sorted(entries(answers, "scheduled"), key=lambda entry: due(entry[1]) or LATEST)
     reserved = entries(answers, "reserved")
     excerpts = {
@@ -300,7 +157,7 @@ def task_row(worker: str, entry: Any, when: str = "", moment: datetime | None = 
         arguments=arguments(info),
         worker=shorten(worker),
         # As far as the routing key tells.
-        queue=shorten(mapping(info.get("delivery_info")).get("routing_key") or ""),
+        queue=shorten(value_at(info, "delivery_info", "routing_key") or ""),
         when=when,
         moment=format_time(moment),
     )
@@ -336,6 +193,6 @@ def scheduled_row(report: Report, worker: str, entry: Any) -> Task:
     """Return the row of an item of ``scheduled``."""
     eta = due(entry)
     if eta is None:
-        return task_row(worker, entry, shorten(mapping(entry).get("eta") or "", 40).shown)
+        return task_row(worker, entry, shorten(value_at(entry, "eta") or "", 40).shown)
     seconds = time_to_go(report, worker, eta)
     return task_row(worker, entry, f"in {duration(seconds)}" if seconds >= 1 else "due now", eta)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from shutil import get_terminal_size
 from typing import Any, TypeAlias
 
-from celery_stats.control.question import FIELDS
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 
 from .messages import notes
 from .text import Count, Text, plural

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from django.utils.timezone import localtime
 
+from celery_stats.shapes import as_text, number
+
 PAIRS_SHOWN = 60  # in each list of a worker's details
 NAME_LENGTH = 80  # characters in the name of a detail
 TEXT_LENGTH = 200  # characters in a cell
 TITLE_LENGTH = 500  # characters in a tooltip
-#: A number that is larger is taken for none, because arithmetic with it can overflow.
-LARGEST = 10**18
 
 #: Classes of characters that are written from right to left, or make others be.
 RIGHT_TO_LEFT = frozenset(("R", "AL", "AN", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI"))
@@ -50,11 +50,6 @@ class Excerpt(NamedTuple):
     note: str
 
 
-def as_text(value: Any) -> str:
-    """Return a string unchanged, and any other value as Python writes it."""
-    return value if isinstance(value, str) else repr(value)
-
-
 def shorten(value: Any, length: int = TEXT_LENGTH) -> Text:
     """Return at most ``length`` characters of any value, and more of them as a tooltip."""
     text = as_text(value)
@@ -69,17 +64,6 @@ def isolated(text: str) -> str:
     if text.isascii() or not any(unicodedata.bidirectional(c) in RIGHT_TO_LEFT for c in text):
         return text
     return f"{FIRST_STRONG_ISOLATE}{text}{POP_ISOLATE}"
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """Return the value if it is a mapping, or an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def number(value: Any) -> float | None:
-    """Return the value if it is a number. Workers also send ``"N/A"`` and null instead of one."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and -LARGEST < value < LARGEST else None
 
 
 def count(value: Any) -> Count:

@@ -25,11 +25,11 @@ from celery_stats.control.question import Question
 from celery_stats.management.forget import NotForgotten, forget, forgettable
 from celery_stats.page.messages import notes
 from celery_stats.page.pasted import task_ids
-from celery_stats.page.tasks import errors
 from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
 from celery_stats.page.text import plural
 from celery_stats.query import PARAMETERS, WrongQuestion, make_question
 from celery_stats.report import Report, ReportOptions, reason, share_report
+from celery_stats.shapes import errors
 
 #: Exit statuses. argparse also ends with 2 if the command line is wrong.
 INCOMPLETE, NOT_ASKED = 1, 2
