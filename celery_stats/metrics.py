@@ -11,9 +11,9 @@ one report to the next.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client.exposition import generate_latest as prometheus_text
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from .control.queues import consumed_queues
 from .report import Report
-from .shapes import answering, length_of, number, replies_of, slots, value_at
+from .shapes import answering, length_of, mapping, number, replies_of, slots, value_at
 from .times import age
 
 #: The most workers and queues that have series. Workers that answered come before missing ones.
@@ -51,118 +51,175 @@ def prometheus(report: Report) -> bytes:
     return prometheus_text(_Families(report))
 
 
-#: The help of the figures of each worker, by the whole names of their series. The name ends with
-#: the unit, if there is one. CONTRIBUTING.md lists what else a new one needs.
-_GAUGES = {
-    "celery_worker_tasks_active": "Tasks that the worker is executing.",
-    "celery_worker_tasks_reserved": "Tasks that the worker has received and not yet started.",
-    "celery_worker_tasks_scheduled": "Tasks that the worker holds until their ETA.",
-    "celery_worker_tasks_revoked": "Ids of revoked tasks that the worker remembers.",
-    "celery_worker_oldest_active_task_age_seconds": (
-        "Time since the oldest running task of the worker was started; 0 if no task is running."
-    ),
-    "celery_worker_concurrency": "Tasks that the worker can execute at the same time.",
-    "celery_worker_prefetch_limit": (
-        "Messages that the worker may hold at the same time; 0 means no limit."
-    ),
-    "celery_worker_uptime_seconds": "Time since the worker was started.",
-    "celery_worker_resident_memory_peak_bytes": (
-        "Largest resident memory of the worker's main process since it was started (Linux)."
-    ),
-}
+class _Worker(NamedTuple):
+    """A worker that answered, or is known and did not."""
+
+    report: Report
+    name: str
+    answered: bool
+    replies: Mapping[str, Any]
+
+    def stat(self, *path: str) -> Any:
+        return value_at(self.replies["stats"], *path)
+
+    def oldest(self) -> float | None:
+        """Return the age of the oldest running task in seconds; 0 if no task is running.
+
+        None if the worker did not list its running tasks, or the age of none of them is known.
+        """
+        tasks = self.replies["active"]
+        if not isinstance(tasks, list | tuple):
+            return None
+        ages = [s for task in tasks if (s := age(self.report, self.name, task)) is not None]
+        return max(ages, default=None if tasks else 0.0)
+
+    def peak_memory(self) -> float | None:
+        """Return bytes. Linux reports units of 1 024 bytes."""
+        memory = number(self.stat("rusage", "maxrss"))
+        return memory and 1024 * memory
 
 
-def _figures(report: Report, name: str) -> dict[str, float | None]:
-    """Return the value of each of ``_GAUGES`` for one worker; None for those that it has not."""
-    replies = replies_of(report.answers, name)
-    # Linux reports it in units of 1 024 bytes.
-    memory = number(value_at(replies, "stats", "rusage", "maxrss"))
-    return {
-        "celery_worker_tasks_active": length_of(replies.get("active")),
-        "celery_worker_tasks_reserved": length_of(replies.get("reserved")),
-        "celery_worker_tasks_scheduled": length_of(replies.get("scheduled")),
-        "celery_worker_tasks_revoked": length_of(replies.get("revoked")),
-        "celery_worker_oldest_active_task_age_seconds": _oldest(report, name),
-        "celery_worker_concurrency": number(slots(replies.get("stats"))),
-        "celery_worker_prefetch_limit": number(value_at(replies, "stats", "prefetch_count")),
-        "celery_worker_uptime_seconds": number(value_at(replies, "stats", "uptime")),
-        "celery_worker_resident_memory_peak_bytes": memory and number(1024 * memory),
-    }
+class _Queue(NamedTuple):
+    """A queue.
 
-
-def _oldest(report: Report, name: str) -> float | None:
-    """Return the age of the oldest running task in seconds; 0 if no task is running.
-
-    None if the worker did not list its running tasks, or the age of none of them is known.
+    Attributes:
+        length: the messages that wait in it; None if that is not known.
+        rooms: for each worker that answered and consumes it, how many tasks that can execute; None
+            if nobody was asked. A worker that did not answer may consume it as well.
     """
-    tasks = (report.answers["active"] or {}).get(name)
-    if not isinstance(tasks, list | tuple):
-        return None
-    ages = [seconds for task in tasks if (seconds := age(report, name, task)) is not None]
-    return max(ages, default=None if tasks else 0.0)
+
+    length: int | None
+    rooms: Sequence[float] | None
+
+
+#: The help of a gauge, and what returns its value; None where there is no sample.
+_Gauge: TypeAlias = tuple[str, Callable[[Any], float | None]]
+
+#: Label to name to gauge: of each worker, of each queue, and without a label of the snapshot. A
+#: name ends with the unit, if there is one. CONTRIBUTING.md lists what else a new one needs.
+_GAUGES: Mapping[str, Mapping[str, _Gauge]] = {
+    "hostname": {
+        "celery_worker_up": (
+            "1 if the worker answered, 0 if it is known and did not answer.",
+            lambda worker: worker.answered,
+        ),
+        "celery_worker_tasks_active": (
+            "Tasks that the worker is executing.",
+            lambda worker: length_of(worker.replies["active"]),
+        ),
+        "celery_worker_tasks_reserved": (
+            "Tasks that the worker has received and not yet started.",
+            lambda worker: length_of(worker.replies["reserved"]),
+        ),
+        "celery_worker_tasks_scheduled": (
+            "Tasks that the worker holds until their ETA.",
+            lambda worker: length_of(worker.replies["scheduled"]),
+        ),
+        "celery_worker_tasks_revoked": (
+            "Ids of revoked tasks that the worker remembers.",
+            lambda worker: length_of(worker.replies["revoked"]),
+        ),
+        "celery_worker_oldest_active_task_age_seconds": (
+            "Time since the oldest running task of the worker was started; 0 if no task is "
+            "running.",
+            _Worker.oldest,
+        ),
+        "celery_worker_concurrency": (
+            "Tasks that the worker can execute at the same time.",
+            lambda worker: number(slots(worker.stat())),
+        ),
+        "celery_worker_prefetch_limit": (
+            "Messages that the worker may hold at the same time; 0 means no limit.",
+            lambda worker: number(worker.stat("prefetch_count")),
+        ),
+        "celery_worker_uptime_seconds": (
+            "Time since the worker was started.",
+            lambda worker: number(worker.stat("uptime")),
+        ),
+        "celery_worker_resident_memory_peak_bytes": (
+            "Largest resident memory of the worker's main process since it was started (Linux).",
+            _Worker.peak_memory,
+        ),
+    },
+    "queue_name": {
+        "celery_queue_length": (
+            "Messages that wait in the queue.",
+            lambda queue: queue.length,
+        ),
+        "celery_active_consumer_count": (
+            "Workers that answered and consume the queue.",
+            lambda queue: None if queue.rooms is None else len(queue.rooms),
+        ),
+        "celery_active_process_count": (
+            "Tasks that these workers can execute at the same time.",
+            lambda queue: None if queue.rooms is None else sum(queue.rooms),
+        ),
+    },
+    "": {
+        "celery_snapshot_duration_seconds": (
+            "Time from the start of the snapshot to the last answer of a worker.",
+            lambda families: families.report.elapsed,
+        ),
+        "celery_snapshot_workers_answered": (
+            "Workers that answered.",
+            lambda families: len(families.answered),
+        ),
+        "celery_snapshot_workers_missing": (
+            "Workers that are known and did not answer everything that they were asked.",
+            lambda families: len(families.report.missing),
+        ),
+        "celery_snapshot_subscribers_silent": (
+            "Connections that listen on the workers' channel in Redis and did not answer, and for "
+            "which no name of a worker fits.",
+            lambda families: families.report.unnamed,
+        ),
+        "celery_snapshot_replies_unreadable": (
+            "Replies that this process may not or cannot read.",
+            lambda families: families.report.unreadable,
+        ),
+        "celery_snapshot_names_omitted": (
+            "Names of workers, tasks and queues that have no series, because there are too many "
+            "or because another name has the same label.",
+            lambda families: families.omitted,
+        ),
+    },
+}
 
 
 class _Families(Collector):
     """The metrics of one report. ``collect()`` may be called once."""
 
     def __init__(self, report: Report) -> None:
-        self._report = report
-        self._omitted = 0
+        self.report = report
+        self.answered = answering(report.answers)
+        self.omitted = 0
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with its samples."""
-        answers, missing = self._report.answers, self._report.missing
-        answered = answering(answers)
-        silent = sorted(set(missing).difference(answered))
-        names = dict(self._labelled([*answered, *silent], MAX_WORKERS))
-        up = set(answered)
-        yield _gauge(
-            "celery_worker_up",
-            "1 if the worker answered, 0 if it is known and did not answer.",
-            ((label, float(name in up)) for label, name in names.items()),
-        )
-        workers = {label: replies_of(answers, name) for label, name in names.items() if name in up}
-        figures = {label: _figures(self._report, names[label]) for label in workers}
-        for gauge, text in _GAUGES.items():
-            yield _gauge(gauge, text, ((label, found[gauge]) for label, found in figures.items()))
+        workers = dict(self._workers())
+        yield from _gauges("hostname", workers)
         yield self._tasks(workers)
-        yield from self._queues()
-        yield from self._snapshot(len(answered), len(missing))
+        yield from _gauges("queue_name", dict(self._queues()))
+        yield from _gauges("", {"": self})
 
-    def _queues(self) -> Iterator[Metric]:
-        """Yield the length of each queue, and how many workers consume it.
+    def _workers(self) -> Iterator[tuple[str, _Worker]]:
+        """Yield the label and the worker; those that answered come first."""
+        answered = set(self.answered)
+        silent = sorted(self.report.missing.keys() - answered)
+        for label, name in self._labelled([*self.answered, *silent], MAX_WORKERS):
+            replies = replies_of(self.report.answers, name)
+            yield label, _Worker(self.report, name, name in answered, replies)
 
-        A worker that did not answer may consume any queue.
-        """
-        lengths, replies = self._report.queues or {}, self._report.consumers
+    def _queues(self) -> Iterator[tuple[str, _Queue]]:
+        lengths, replies = self.report.queues or {}, self.report.consumers
         consumers = consumed_queues(replies or {})
-        labels = dict(self._labelled(dict.fromkeys([*lengths, *consumers]), MAX_QUEUES))
-        yield _gauge(
-            "celery_queue_length",
-            "Messages that wait in the queue.",
-            ((label, lengths.get(name)) for label, name in labels.items()),
-            label_name="queue_name",
-        )
-        if replies is None:
-            return
-        by_label = {label: consumers.get(name, ()) for label, name in labels.items()}
-        yield _gauge(
-            "celery_active_consumer_count",
-            "Workers that answered and consume the queue.",
-            ((label, len(workers)) for label, workers in by_label.items()),
-            label_name="queue_name",
-        )
-        stats = self._report.answers["stats"] or {}
-        room = {worker: number(slots(reply)) or 0.0 for worker, reply in stats.items()}
-        rooms = {label: [room.get(w, 0.0) for w in workers] for label, workers in by_label.items()}
-        yield _gauge(
-            "celery_active_process_count",
-            "Tasks that these workers can execute at the same time.",
-            ((label, sum(each)) for label, each in rooms.items()),
-            label_name="queue_name",
-        )
+        stats = self.report.answers["stats"] or {}
+        room = {worker: number(slots(reply)) or 0 for worker, reply in stats.items()}
+        for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), MAX_QUEUES):
+            rooms = [room.get(worker, 0) for worker in consumers.get(name, ())]
+            yield label, _Queue(lengths.get(name), None if replies is None else rooms)
 
-    def _tasks(self, workers: Mapping[str, Mapping[str, Any]]) -> Metric:
+    def _tasks(self, workers: Mapping[str, _Worker]) -> Metric:
         """Return the number of tasks by worker and name of the task.
 
         The name is celery-exporter's. It counts the event task-started, and a worker sends that
@@ -173,48 +230,16 @@ class _Families(Collector):
             "Tasks that the worker has accepted for execution since it was started.",
             labels=("hostname", "name"),
         )
-        limit = min(MAX_TASKS_OF_ONE_WORKER, MAX_TASKS_OF_ALL_WORKERS // max(len(workers), 1))
-        for hostname, replies in workers.items():
-            total = value_at(replies, "stats", "total")
-            for label, name in self._labelled(total if isinstance(total, Mapping) else (), limit):
+        answered = sum(worker.answered for worker in workers.values())
+        limit = min(MAX_TASKS_OF_ONE_WORKER, MAX_TASKS_OF_ALL_WORKERS // max(answered, 1))
+        for hostname, worker in workers.items():
+            total = mapping(worker.stat("total"))
+            for label, name in self._labelled(total, limit):
                 value = number(total[name])
                 # OpenMetrics forbids counters below zero.
                 if value is not None and value >= 0:
                     family.add_metric((hostname, label), value)
         return family
-
-    def _snapshot(self, answered: int, missing: int) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "celery_snapshot_duration_seconds",
-            "Time from the start of the snapshot to the last answer of a worker.",
-            self._report.elapsed,
-            unit="seconds",
-        )
-        yield GaugeMetricFamily(
-            "celery_snapshot_workers_answered", "Workers that answered.", answered
-        )
-        yield GaugeMetricFamily(
-            "celery_snapshot_workers_missing",
-            "Workers that are known and did not answer everything that they were asked.",
-            missing,
-        )
-        yield GaugeMetricFamily(
-            "celery_snapshot_subscribers_silent",
-            "Connections that listen on the workers' channel in Redis and did not answer, and for "
-            "which no name of a worker fits.",
-            self._report.unnamed,
-        )
-        yield GaugeMetricFamily(
-            "celery_snapshot_replies_unreadable",
-            "Replies that this process may not or cannot read.",
-            self._report.unreadable,
-        )
-        yield GaugeMetricFamily(
-            "celery_snapshot_names_omitted",
-            "Names of workers, tasks and queues that have no series, because there are too many "
-            "or because another name has the same label.",
-            self._omitted,
-        )
 
     def _labelled(self, names: Iterable[str], limit: int) -> Iterator[tuple[str, str]]:
         """Yield the label and the name of the first names, each label once; count the rest.
@@ -229,19 +254,24 @@ class _Families(Collector):
                 taken.add(label)
                 yield label, name
             else:
-                self._omitted += 1
+                self.omitted += 1
 
 
-def _gauge(
-    name: str, text: str, samples: Iterable[tuple[str, float | None]], label_name: str = "hostname"
-) -> Metric:
-    """Return a gauge with a sample for each pair of a label's value and a number."""
-    unit = next((unit for unit in ("seconds", "bytes") if name.endswith(f"_{unit}")), "")
-    family = GaugeMetricFamily(name, text, labels=(label_name,), unit=unit)
-    for label, value in samples:
-        if value is not None:
-            family.add_metric((label,), value)
-    return family
+def _gauges(label_name: str, samples: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield the gauges with a label.
+
+    Args:
+        label_name: that label.
+        samples: the value of the label to what the gauges describe.
+    """
+    for name, (text, value_of) in _GAUGES[label_name].items():
+        unit = next((unit for unit in ("seconds", "bytes") if name.endswith(f"_{unit}")), "")
+        family = GaugeMetricFamily(name, text, labels=[label_name] * bool(label_name), unit=unit)
+        for label, described in samples.items():
+            value = value_of(described)
+            if value is not None:
+                family.add_metric([label] * bool(label_name), value)
+        yield family
 
 
 def _label(name: str) -> str:
