@@ -19,18 +19,16 @@ from celery_stats.shapes import (
     Answers,
     answering,
     as_text,
-    errors,
     length_of,
     mapping,
     number,
     replies_of,
     slots,
-    unexpected,
     value_at,
 )
 
+from .findings import FINDINGS, look_into, notes, remarks
 from .look_up import look_ups
-from .messages import notes
 from .tasks import TaskList, task_lists
 from .text import (
     PAIRS_SHOWN,
@@ -52,21 +50,8 @@ CONSUMERS_NAMED = 10
 #: Keys of ``stats`` that have a place of their own on the page.
 KNOWN_STATS = frozenset(("broker", "pid", "pool", "prefetch_count", "rusage", "total", "uptime"))
 
-#: The first one that is true of a report is its state. Only the last one is good.
-HEADINGS = {
-    "none": "No worker answered",
-    "missing": "Workers are missing",
-    "partial": "Some answers are missing",
-    "unreadable": "Some replies cannot be read",
-    "unnamed": "Somebody did not answer",
-    "backlog": "Messages wait that nobody consumes",
-    "idle": "A worker consumes no queue",
-    "complete": "Every worker answered",
-}
 #: The context of ``page.html`` if no snapshot could be taken. The page tries again.
 UNAVAILABLE = {"state": "unavailable", "heading": "The workers could not be asked"}
-
-CONSUMES_NOTHING = "It consumes no queue, so that it receives no task. A restart helps."
 
 
 def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str, Any]:
@@ -79,13 +64,14 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
     """
     answers, missing, question = report.answers, report.missing, report.question
     names = answering(answers)
-    queues = queue_rows(report)
-    state = health(report, names, queues)
+    found = look_into(report)
+    state = next(iter(found))
+    queues = queue_rows(report, found.get("backlog", ()))
     tasks = task_lists(report)
     taken_at = localtime(report.taken_at)
     return {
         "state": state,
-        "heading": HEADINGS[state],
+        "heading": FINDINGS[state].heading,
         "notes": list(notes(report)),
         "narrowed": question.is_narrowed,
         "json_link": json_link,
@@ -107,32 +93,12 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
         },
         "elapsed": f"{report.elapsed * 1000:,.{0 if report.elapsed >= 0.01 else 1}f}",
         "totals": totals(answers, tasks),
-        "workers": excerpt(names, WORKERS_SHOWN, lambda name: worker_row(name, report)),
+        "workers": excerpt(names, WORKERS_SHOWN, lambda name: worker_row(name, report, found)),
         "tasks": tasks,
         "queues": queues,
         "look_ups": look_ups(report),
         "pasted": " ".join(question.look_up or question.task_ids),
     }
-
-
-def health(report: Report, names: Collection[str], queues: Excerpt) -> str:
-    """Return the key of :data:`HEADINGS` for a report.
-
-    Args:
-        report: the report.
-        names: the workers that answered.
-        queues: as :func:`queue_rows` returns them.
-    """
-    is_true = {
-        "none": not names,
-        "missing": report.missing.keys() - set(names),
-        "partial": report.missing or errors(report.answers),
-        "unreadable": report.unreadable,
-        "unnamed": report.unnamed,
-        "backlog": any(queue.is_orphaned for queue in queues.items),
-        "idle": any(consumes_nothing(report, name) for name in report.consumers or ()),
-    }
-    return next((key for key, value in is_true.items() if value), "complete")
 
 
 def totals(answers: Answers, tasks: Mapping[str, TaskList]) -> list[tuple[str, str, Count, str]]:
@@ -157,7 +123,7 @@ class Queue(NamedTuple):
     is_orphaned: bool
 
 
-def queue_rows(report: Report) -> Excerpt:
+def queue_rows(report: Report, orphaned: Collection[str]) -> Excerpt:
     """Return the queues, the longest first, each with the workers that consume it."""
     consumers = consumed_queues(report.consumers or {})
     lengths = dict.fromkeys(consumers) | dict(report.queues or {})
@@ -171,16 +137,11 @@ def queue_rows(report: Report) -> Excerpt:
             key=queue[:TITLE_LENGTH],
             waiting=count(lengths[queue]),
             consumers=shorten(f"{named} and {more:,} more" if more > 0 else named, TITLE_LENGTH),
-            is_orphaned=bool(lengths[queue]) and report.consumers is not None and not workers,
+            is_orphaned=queue in orphaned,
         )
 
     by_length = sorted(lengths, key=lambda queue: (-(lengths[queue] or 0), queue))
     return excerpt(by_length, QUEUES_SHOWN, row)
-
-
-def consumes_nothing(report: Report, worker: str) -> bool:
-    """Whether a worker says that it consumes no queue."""
-    return (report.consumers or {}).get(worker) in ([], ())
 
 
 # Workers
@@ -195,8 +156,7 @@ class Worker(NamedTuple):
         counts: the number of tasks in each of the four lists, by field.
         processed: tasks that it has accepted since its start.
         missing: the fields that it did not answer, comma-separated.
-        remarks: field and text of each reply that does not have the expected shape; the field is
-            empty for other remarks.
+        remarks: field and text of each; the field is empty if it is about no answer.
         details: titled lists of the other statistics.
     """
 
@@ -216,8 +176,8 @@ class Worker(NamedTuple):
     details: Sequence[tuple[str, Excerpt]]
 
 
-def worker_row(name: str, report: Report) -> Worker:
-    """Return the row of a worker."""
+def worker_row(name: str, report: Report, found: dict[str, Any]) -> Worker:
+    """Return the row of a worker. ``found`` is what :func:`look_into` returns."""
     replies = replies_of(report.answers, name)
     stats = mapping(replies["stats"])
     pool_name = as_text(value_at(stats, "pool", "implementation") or "")
@@ -239,17 +199,9 @@ def worker_row(name: str, report: Report) -> Worker:
         uptime="" if uptime is None else duration(uptime),
         memory="" if memory is None else f"{memory / 1024:,.{0 if memory >= 10240 else 1}f} MB",
         missing=", ".join(report.missing.get(name, ())),
-        remarks=remarks(name, report),
+        remarks=[(field, shorten(text)) for field, text in remarks(found, name)],
         details=details(stats),
     )
-
-
-def remarks(name: str, report: Report) -> list[tuple[str, Text]]:
-    """Return field and text of replies of another shape, such as a reported error."""
-    replies = replies_of(report.answers, name)
-    wrong = ((field, unexpected(field, reply)) for field, reply in replies.items())
-    said = [(field, shorten(text)) for field, text in wrong if text is not None]
-    return said + ([("", Text(CONSUMES_NOTHING))] if consumes_nothing(report, name) else [])
 
 
 def percent(part: int, whole: int) -> int:

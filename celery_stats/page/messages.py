@@ -1,13 +1,11 @@
-"""Contexts of ``message.html``, and sentences about who did not answer."""
+"""Contexts of ``message.html``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from celery_stats.report import Report
-
-from .text import TITLE_LENGTH, plural, shorten
+from .text import TITLE_LENGTH, shorten
 
 
 def refusal(data: Any, status: int, visitor: str, log_in: str) -> dict[str, Any]:
@@ -64,24 +62,6 @@ def texts(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from texts(value, name)
     else:
         yield name, data
-
-
-def notes(report: Report) -> Iterator[str]:
-    """Yield what must be said of who did not answer, without a name."""
-    if report.unreadable:
-        replies = "reply" if report.unreadable == 1 else "replies"
-        yield (
-            f"{report.unreadable:,} {replies} came that this process may not or cannot read. "
-            "Compare its accept_content and its certificates with those of the workers, which "
-            "are alive."
-        )
-    if report.unnamed:
-        one = report.unnamed == 1
-        who = "a frozen worker, or another program" if one else "frozen workers, or other programs"
-        yield (
-            f"{plural(report.unnamed, 'connection')} {'listens' if one else 'listen'} on the "
-            f"workers\N{RIGHT SINGLE QUOTATION MARK} channel in Redis and did not answer: {who}."
-        )
 
 
 def about(data: Mapping[str, Any]) -> dict[str, Any]:

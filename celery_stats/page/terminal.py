@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
 
-from .messages import notes
+from .findings import notes
 from .text import Count, Text, plural
 
 #: A line and its role in ``django.core.management.color``; the role is empty for plain text.

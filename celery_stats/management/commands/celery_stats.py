@@ -23,7 +23,7 @@ from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.control.question import Question
 from celery_stats.management.forget import NotForgotten, forget, forgettable
-from celery_stats.page.messages import notes
+from celery_stats.page.findings import notes
 from celery_stats.page.pasted import task_ids
 from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
 from celery_stats.page.text import plural

@@ -1,0 +1,109 @@
+"""What people should know of a report first: the heading, notes, and remarks at single workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from celery_stats.control.queues import consumed_queues
+from celery_stats.report import Report
+from celery_stats.shapes import errors
+
+from .text import plural
+
+#: By worker, the field and the text of each remark. The field is empty if it is about no answer.
+Remarks: TypeAlias = dict[str, Sequence[tuple[str, Any]]]
+
+CONSUMES_NOTHING = "It consumes no queue, so that it receives no task. A restart helps."
+
+
+class Finding(NamedTuple):
+    """Something that a report can show.
+
+    Attributes:
+        heading: the heading of the page, if nothing before it is found.
+        find: returns what is found in a report; something that is false if that is nothing.
+        note: returns a sentence about it, which names nobody, for the top of the page.
+        is_at_workers: whether ``find`` returns :data:`Remarks`.
+    """
+
+    heading: str
+    find: Callable[[Report], Any]
+    note: Callable[[Any], str] | None = None
+    is_at_workers: bool = False
+
+
+def silent_workers(report: Report) -> set[str]:
+    """Return the missing workers that answered nothing."""
+    return set(report.missing).difference(*(found or () for found in report.answers.values()))
+
+
+def incomplete(report: Report) -> Remarks:
+    """Return the workers that owe an answer, or gave one of another shape, such as an error."""
+    return {**dict.fromkeys(report.missing, ()), **errors(report.answers)}
+
+
+def orphaned_queues(report: Report) -> set[str]:
+    """Return the queues in which messages wait, and that no worker that answered consumes."""
+    if report.consumers is None:
+        return set()
+    waiting = {queue for queue, length in (report.queues or {}).items() if length}
+    return waiting - consumed_queues(report.consumers).keys()
+
+
+def consuming_nothing(report: Report) -> Remarks:
+    """Return the workers that say that they consume no queue."""
+    replies = (report.consumers or {}).items()
+    return {name: [("", CONSUMES_NOTHING)] for name, reply in replies if reply in ([], ())}
+
+
+def _unreadable(replies: int) -> str:
+    return (
+        f"{replies:,} {'reply' if replies == 1 else 'replies'} came that this process may not or "
+        "cannot read. Compare its accept_content and its certificates with those of the workers, "
+        "which are alive."
+    )
+
+
+def _unnamed(connections: int) -> str:
+    one = connections == 1
+    who = "a frozen worker, or another program" if one else "frozen workers, or other programs"
+    return (
+        f"{plural(connections, 'connection')} {'listens' if one else 'listen'} on the "
+        f"workers\N{RIGHT SINGLE QUOTATION MARK} channel in Redis and did not answer: {who}."
+    )
+
+
+#: The first one that is found is the state of the page. Only the last one is good.
+FINDINGS = {
+    "none": Finding("No worker answered", lambda report: not any(report.answers.values())),
+    "missing": Finding("Workers are missing", silent_workers),
+    "partial": Finding("Some answers are missing", incomplete, is_at_workers=True),
+    "unreadable": Finding(
+        "Some replies cannot be read", lambda report: report.unreadable, note=_unreadable
+    ),
+    "unnamed": Finding("Somebody did not answer", lambda report: report.unnamed, note=_unnamed),
+    "backlog": Finding("Messages wait that nobody consumes", orphaned_queues),
+    "without_queue": Finding("A worker consumes no queue", consuming_nothing, is_at_workers=True),
+    "complete": Finding("Every worker answered", lambda report: True),
+}
+
+
+def look_into(report: Report) -> dict[str, Any]:
+    """Return what is found, by key of :data:`FINDINGS` and in its order. It is never empty."""
+    found = {key: finding.find(report) for key, finding in FINDINGS.items()}
+    return {key: value for key, value in found.items() if value}
+
+
+def remarks(found: dict[str, Any], worker: str) -> Iterator[tuple[str, Any]]:
+    """Yield the remarks at a worker."""
+    for key, value in found.items():
+        if FINDINGS[key].is_at_workers:
+            yield from value.get(worker, ())
+
+
+def notes(report: Report) -> Iterator[str]:
+    """Yield what must be said of who did not answer, without a name."""
+    for finding in FINDINGS.values():
+        if finding.note and (found := finding.find(report)):
+            yield finding.note(found)
