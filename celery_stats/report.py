@@ -178,7 +178,7 @@ def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
         queues=jsonsafe(snapshot.queues),
         question=snapshot.question,
         consumers=jsonsafe(snapshot.consumers),
-        clocks={jsonsafe(worker): clock for worker, clock in snapshot.clocks.items()},
+        extras={jsonsafe(worker): extras for worker, extras in snapshot.extras.items()},
         unnamed=snapshot.unnamed,
         unreadable=snapshot.unreadable,
         # Not masked: it holds states, times and names of queues alone.

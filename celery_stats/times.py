@@ -8,6 +8,7 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_naive
 
+from .control.question import Extras
 from .report import Report
 from .shapes import number, value_at
 
@@ -15,6 +16,17 @@ from .shapes import number, value_at
 UPTIME_SLACK = 5
 #: Seconds of the longest age that is subtracted from a time: 31 years.
 LONGEST = 1e9
+
+
+def own_time(report: Report, worker: str) -> float | None:
+    """Return the seconds since 1970 by the clock of a worker; None if it did not send them."""
+    return report.extras.get(worker, Extras()).time
+
+
+def now(report: Report, worker: str) -> float:
+    """Return the same; by the clock of this process, if the worker did not send them."""
+    time = own_time(report, worker)
+    return report.taken_at.timestamp() if time is None else time
 
 
 def age(report: Report, worker: str, task: Any) -> float | None:
@@ -25,14 +37,13 @@ def age(report: Report, worker: str, task: Any) -> float | None:
     the clocks of two machines are compared, and an age beyond the uptime of the worker shows that
     they differ.
     """
-    seconds, clock = number(value_at(task, "time_start")), number(report.clocks.get(worker))
+    seconds = number(value_at(task, "time_start"))
     if seconds is None:
         return None
-    passed = max((report.taken_at.timestamp() if clock is None else clock) - seconds, 0.0)
+    passed = max(now(report, worker) - seconds, 0.0)
     uptime = number(value_at(report.answers, "stats", worker, "uptime"))
-    if clock is None and uptime is not None and passed > uptime + UPTIME_SLACK:
-        return None
-    return passed
+    is_beyond = uptime is not None and passed > uptime + UPTIME_SLACK
+    return None if is_beyond and own_time(report, worker) is None else passed
 
 
 def time_before(report: Report, seconds: float) -> datetime:
@@ -52,5 +63,4 @@ def due(task: Any) -> datetime | None:
 
 def time_to_go(report: Report, worker: str, eta: datetime) -> float:
     """Return the seconds until an ETA, by the clock of the worker that holds the task."""
-    clock = number(report.clocks.get(worker))
-    return eta.timestamp() - (report.taken_at.timestamp() if clock is None else clock)
+    return eta.timestamp() - now(report, worker)

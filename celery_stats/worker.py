@@ -13,13 +13,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial, wraps
 from typing import Any
 
 from celery.signals import worker_init
 
 from .control.limits import MAX_REPLY
-from .control.question import ARGUMENT, CONSUMERS, REPLIES, TIME
+from .control.question import ARGUMENT, CONSUMERS, REPLIES, Extras
 from .shapes import FIELDS
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def answer(handler: Handler, handlers: dict[str, Handler], state: Any, /, **argu
         if name in handlers and isinstance(asked.get(name), dict)
     }
     fitting = ", ".join(_fitting(replies))
-    return {ARGUMENT: f'{{"{TIME}": {time.time()!r}, "{REPLIES}": {{{fitting}}}}}'}
+    extras = json.dumps(asdict(Extras(time=time.time())))
+    return {ARGUMENT: f'{extras[:-1]}, "{REPLIES}": {{{fitting}}}}}'}
 
 
 def _fitting(replies: dict[str, Any]) -> Iterator[str]:

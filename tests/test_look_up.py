@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_stats.control.look_through import Extent, Place
-from celery_stats.control.question import Question
+from celery_stats.control.question import Extras, Question
 from celery_stats.control.results import Backend, Result
 from celery_stats.control.traces import Traces
 from celery_stats.page.look_up import LookUp, look_ups
@@ -174,15 +174,15 @@ def test_held_and_details__of_the_task_that_a_worker_described() -> None:
 
 
 def test_clock_of_the_worker__ages_are_measured_against_it() -> None:
-    ahead = {"a@h": NOW.timestamp() + 3600}
+    ahead = {"a@h": Extras(time=NOW.timestamp() + 3600)}
     late = {**TASK, "time_start": NOW.timestamp() + 3600 - 65}
     answers = {**ANSWERS, "active": {"a@h": [late]}}
-    assert said(ID, answers=answers, clocks=ahead)[0] == [
+    assert said(ID, answers=answers, extras=ahead)[0] == [
         "Running on a@h for 1 min 5 s, since 05:58."
     ]
     eta = (NOW + timedelta(hours=1, minutes=14)).isoformat()
     answers = {**ANSWERS, "active": {}, "scheduled": {"a@h": [entry(ID, eta)]}}
-    assert "due in 14 min" in said(ID, answers=answers, clocks=ahead)[0][0]
+    assert "due in 14 min" in said(ID, answers=answers, extras=ahead)[0][0]
 
 
 def test_no_clock_and_an_age_beyond_the_uptime__no_age() -> None:

@@ -20,7 +20,7 @@ from rest_framework.test import APIClient
 
 from celery_stats import metrics, views
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.question import Question
+from celery_stats.control.question import Extras, Question
 from celery_stats.metrics import _GAUGES, openmetrics, prometheus
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
@@ -178,8 +178,8 @@ class TestValues:
 
     def test_clock_of_the_worker__ages_are_measured_against_it(self) -> None:
         active = [{"time_start": NOW.timestamp() + 3600 - 90}]
-        clocks = {"one@h": NOW.timestamp() + 3600}
-        found = about(of(make_report({"one@h": {"active": active}}, clocks=clocks)), "one@h")
+        extras = {"one@h": Extras(time=NOW.timestamp() + 3600)}
+        found = about(of(make_report({"one@h": {"active": active}}, extras=extras)), "one@h")
         assert found["celery_worker_oldest_active_task_age_seconds"] == 90
 
     def test_age_beyond_the_uptime__none(self) -> None:

@@ -19,7 +19,7 @@ from rest_framework.test import APIClient
 
 from celery_stats import report
 from celery_stats.conf import DEFAULTS, conf
-from celery_stats.control.question import Question
+from celery_stats.control.question import Extras, Question
 from celery_stats.control.snapshot import Snapshot
 from celery_stats.control.traces import Backend, Extent, Traces
 from celery_stats.masking.answers import CUT
@@ -235,7 +235,7 @@ def test_snapshot__all_of_it_in_the_report() -> None:
         elapsed=0.5,
         queues={"celery": 7},
         consumers={"one@h": [{"name": "celery"}]},
-        clocks={"one@h": 1.7e9},
+        extras={"one@h": Extras(time=1.7e9)},
         unnamed=3,
         unreadable=4,
         traces=Traces({}, Backend.NONE, {}, Extent.ALL),

@@ -13,7 +13,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from celery_stats.conf import conf
-from celery_stats.control.question import Question
+from celery_stats.control.question import Extras, Question
 from celery_stats.page.look_up import look_ups
 from celery_stats.page.pasted import task_ids
 from celery_stats.report import Report, ReportOptions, share_report
@@ -223,7 +223,7 @@ def test_running_for_hours__since_when(situations: Situations) -> None:
     report = share_report(question, ReportOptions.from_conf(conf, app=broker.app))
     busy = f"busy@{broker.namespace}"
     clock = report.taken_at.timestamp() + 5 * 3600 + 22 * 60
-    (later,) = look_ups(replace(report, clocks={busy: clock}))
+    (later,) = look_ups(replace(report, extras={busy: Extras(time=clock)}))
     assert re.fullmatch(
         f"Running on {busy} for 5 h 2[2-9] min, since (?:[\\d-]+ )?\\d\\d:\\d\\d.",
         later.sentences[0],

@@ -13,7 +13,8 @@ from celery.worker.control import Panel
 
 from celery_stats import worker
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import ARGUMENT, Question
+from celery_stats.control.messages import decode_together
+from celery_stats.control.question import ARGUMENT, Extras, Question
 from celery_stats.control.snapshot import Snapshot
 from celery_stats.shapes import FIELDS
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
@@ -61,6 +62,19 @@ class TestAnswer:
             "time": pytest.approx(time.time(), abs=60),
             "replies": {"active": [{"args": [1, 2], "worker": "me"}], "stats": {"pid": 42}},
         }
+
+    def test_extras__read_as_they_were_sent(self, handlers: dict[str, worker.Handler]) -> None:
+        before = time.time()
+        found = worker.answer(handlers["stats"], handlers, "me", **{ARGUMENT: {"stats": {}}})
+        replies, extras = decode_together(found[ARGUMENT], ["stats", "active"])
+        assert replies == {"stats": {"pid": 42}}
+        assert extras.time is not None
+        assert before <= extras.time <= time.time()
+
+    @pytest.mark.parametrize("odd", [None, "noon", True, [], {}, 1e300, float("nan")])
+    def test_extras_of_another_shape__none(self, odd: Any) -> None:
+        text = json.dumps({"time": odd, "of_tomorrow": 1, "replies": {"stats": {}}})
+        assert decode_together(text, ["stats"]) == ({"stats": {}}, Extras())
 
     def test_handler_that_fails__an_error_and_the_others_whole(
         self, handlers: dict[str, worker.Handler]

@@ -20,7 +20,7 @@ from .connection import PING, ControlConnection
 from .limits import MAX_REPLIES, MAX_WORKERS, is_name, is_too_large
 from .messages import decode_together, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
-from .question import ARGUMENT, CONSUMERS, Question
+from .question import ARGUMENT, CONSUMERS, Extras, Question
 from .replies import NO_NAME, NodeCount, Replies
 from .retry import MAX_NAMED, Retries, Step
 
@@ -342,9 +342,9 @@ class Collector:
         together = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
         if isinstance(together, str):
             self._with_app.add(worker)
-            answers, clock = decode_together(together, self._order)
-            if clock is not None:
-                self.replies.clocks[worker] = clock
+            answers, extras = decode_together(together, self._order)
+            if extras != Extras():
+                self.replies.extras[worker] = extras
         else:
             answers = {command: reply} if command else {}
         was_heard = worker in self.replies.heard

@@ -6,12 +6,11 @@ import json
 import logging
 from collections.abc import Collection, Mapping
 from itertools import islice
-from math import isfinite
 from typing import Any
 
 from .connection import ControlConnection
 from .limits import MAX_WORKERS, is_name, is_too_large
-from .question import REPLIES, TIME
+from .question import REPLIES, Extras
 
 logger = logging.getLogger(__name__)
 
@@ -40,21 +39,20 @@ def workers_in_late_reply(message: Any, connection: ControlConnection) -> set[st
     return set(islice(names, MAX_WORKERS))
 
 
-def decode_together(text: str, commands: Collection[str]) -> tuple[dict[str, Any], float | None]:
-    """Return command to reply, and the time, from a worker with this app.
+def decode_together(text: str, commands: Collection[str]) -> tuple[dict[str, Any], Extras]:
+    """Return command to reply, and what a worker with this app sent beside them.
 
     A command that is missing or cannot be decoded is left out, so that it is asked for alone.
     """
     try:
         together = json.loads(text)
     except (ValueError, RecursionError):
-        return {}, None
+        return {}, Extras()
     replies = together.get(REPLIES) if isinstance(together, dict) else None
     if not isinstance(replies, dict):
-        return {}, None
-    clock = together.get(TIME)
+        return {}, Extras()
     answers = {command: replies[command] for command in commands if command in replies}
-    return answers, clock if isinstance(clock, float) and isfinite(clock) else None
+    return answers, Extras.read(together)
 
 
 def log_shared_name(worker: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from celery import Celery
 
-from celery_stats.shapes import FIELDS
+from celery_stats.shapes import FIELDS, number
 
 #: A Celery app, or its dotted path (``"project.celery:app"``).
 CeleryApp: TypeAlias = Celery | str
@@ -19,13 +19,29 @@ CONSUMERS = "active_queues"
 
 #: The additional argument of a command by which workers with this app are asked for several
 #: commands at once. Its value is command to the arguments of that command. The reply of such a
-#: worker has the same key. Its value is the JSON text of :data:`TIME` and :data:`REPLIES`.
+#: worker has the same key. Its value is the JSON text of :class:`Extras` and :data:`REPLIES`.
 #: Releases of the app must understand each other, so a change of the meaning needs another name.
 ARGUMENT = "celery_stats"
-#: Seconds since 1970 by the clock of the worker, when it answered.
-TIME = "time"
 #: Command to reply. A command whose reply does not fit is left out.
 REPLIES = "replies"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a worker with this app sends beside its replies, under the names of the attributes.
+
+    Each is None if the worker is of a release that does not send it, or sent something else.
+
+    Attributes:
+        time: seconds since 1970 by the clock of the worker, when it answered.
+    """
+
+    time: float | None = None
+
+    @classmethod
+    def read(cls, sent: Mapping[str, Any]) -> Extras:
+        """Return what was sent. Workers are not trusted: only what has its shape is taken."""
+        return cls(time=number(sent.get("time")))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Set
 from typing import Any
 
+from .question import Extras
+
 #: Under this name replies are counted that cannot be read. No node has it.
 NO_NAME = ""
 
@@ -46,7 +48,7 @@ class Replies:
         gone: names of workers whose mailbox does not exist any more (AMQP).
         last_answer_at: monotonic seconds of the last answer that was new.
         unreadable: how many nodes have sent a reply that cannot be decoded, or must not be.
-        clocks: worker name to its own time when it answered, in seconds since 1970.
+        extras: worker name to what it sent beside its replies, if it has this app.
     """
 
     def __init__(self, commands: Collection[str], asked_at: float) -> None:
@@ -59,7 +61,7 @@ class Replies:
         self.gone: set[str] = set()
         self.last_answer_at = asked_at
         self.unreadable = 0
-        self.clocks: dict[str, float] = {}
+        self.extras: dict[str, Extras] = {}
         self._answers: dict[str, dict[str, Any]] = {command: {} for command in commands}
         self._times: Counter[tuple[str, str]] = Counter()  # by ticket and name
 

@@ -27,7 +27,7 @@ from .configuration import find_app
 from .connection import ControlConnection
 from .exceptions import BrokerUnavailable
 from .presence import Roster
-from .question import CONSUMERS, Options, Question
+from .question import CONSUMERS, Extras, Options, Question
 from .queues import consumed_queues, queue_lengths
 from .replies import Replies
 from .traces import Traces, find_traces, unknown_to_workers
@@ -49,7 +49,7 @@ class Snapshot:
         elapsed: seconds from the call to the last reply that was waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
         consumers: worker name to its reply to ``active_queues``; None where it was not asked for.
-        clocks: the time of each worker with this app when it answered, in seconds since 1970.
+        extras: worker name to what it sent beside its replies, for workers with this app.
         unnamed: how many connections listen as workers do, answered nothing and have no name that
             is known: frozen workers, or other programs. Redis only.
         unreadable: how many nodes sent a reply that this process cannot decode, or must not.
@@ -64,7 +64,7 @@ class Snapshot:
     elapsed: float
     queues: Mapping[str, int] | None = None
     consumers: Mapping[str, Any] | None = None
-    clocks: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, Extras] = field(default_factory=dict)
     unnamed: int = 0
     unreadable: int = 0
     traces: Traces | None = None
@@ -135,7 +135,7 @@ def _take(
         elapsed=elapsed,
         queues=queues,
         consumers=replies.by_command(CONSUMERS) or {} if question.queues else None,
-        clocks=replies.clocks,
+        extras=replies.extras,
         unnamed=collector.presence.unnamed,
         unreadable=replies.unreadable,
         traces=traces,
