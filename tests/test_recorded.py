@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
+from celery_stats.control.snapshot import Snapshot
 from tests.published import load, problems
 from tests.recorded.replay import EXPECTED, RECORDED, answers
 
@@ -28,6 +30,12 @@ def test_expected_answers__valid_by_the_schema(name: str) -> None:
 def test_expected_answers__no_secret_but_where_nothing_is_masked() -> None:
     with_secrets = [path.name for path in EXPECTED.iterdir() if "hunter" in path.read_text()]
     assert with_secrets == ["busy.unmasked.http"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recording__all_of_the_snapshot(name: str) -> None:
+    parts = {field.name for field in fields(Snapshot)} - {"question"}
+    assert RECORDED[name].keys() == parts | {"query"}
 
 
 def test_expected_answers__each_belongs_to_a_recording() -> None:

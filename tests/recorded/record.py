@@ -10,7 +10,7 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,11 @@ def record(broker: Broker) -> Iterator[tuple[str, Mapping[str, Any], Snapshot]]:
     }
     names = {"task_id": "task_ids", "worker": "workers"}
     asked = {names[name]: values for name, values in query.items()}
-    yield "looked_up", query, take(broker.app, queues=True, **asked)
+    yield "looked_up", query, take(broker.app, queues=True, look_up=query["task_id"], **asked)
 
 
 def encode(value: Any) -> str:
-    assert isinstance(value, datetime)
-    return value.isoformat()
+    return str(value.value) if isinstance(value, Enum) else value.isoformat()
 
 
 def main() -> None:
@@ -140,13 +139,13 @@ def main() -> None:
     brokers = [Broker("redis", f"{url}/{db}", broker_transport_options=options) for db in range(2)]
     try:
         situations = [*record(brokers[0]), ("in_part", {}, in_part(brokers[1]))]
-        consumers = brokers[0].app.control.inspect().active_queues()
     finally:
         for broker in brokers:
             broker.close()
         server.stop()
     found = {name: {"query": query, **asdict(snapshot)} for name, query, snapshot in situations}
-    found["busy"]["consumers"] = consumers
+    for recorded in found.values():
+        del recorded["question"]  # The query says what was asked.
     text = json.dumps(found, indent=1, default=encode)
     for broker in brokers:
         text = text.replace(broker.namespace, "shop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -16,8 +17,11 @@ from django.test import override_settings
 from rest_framework.test import APIRequestFactory, force_authenticate
 
 from celery_stats import report
-from celery_stats.control.question import Options, Question
+from celery_stats.control.look_through import Extent, Place
+from celery_stats.control.question import Extras, Options, Question
+from celery_stats.control.results import Backend, Result
 from celery_stats.control.snapshot import Snapshot
+from celery_stats.control.traces import Traces
 from celery_stats.views import CeleryStatsView
 from tests import celery_app
 from tests.accounts.models import User
@@ -62,17 +66,20 @@ def replayed(recorded: Mapping[str, Any]) -> Iterator[None]:
     """Answer every question with a recording; only the question to the workers is replaced."""
 
     def take_snapshot(question: Question, options: Options, **kwargs: Any) -> Snapshot:
-        replies, asked = recorded["answers"], set(question.fields)
-        missing = {
+        whole, asked = decode(recorded), set(question.fields)
+        owed = {
             worker: tuple(field for field in fields if field in asked)
-            for worker, fields in recorded["missing"].items()
+            for worker, fields in whole.missing.items()
         }
-        return Snapshot(
-            answers={field: replies[field] if field in asked else None for field in replies},
-            missing={worker: fields for worker, fields in missing.items() if fields},
-            taken_at=datetime.fromisoformat(recorded["taken_at"]),
-            elapsed=recorded["elapsed"],
-            queues=recorded["queues"] if question.queues else None,
+        return replace(
+            whole,
+            answers={
+                name: each if name in asked else None for name, each in whole.answers.items()
+            },
+            missing={worker: fields for worker, fields in owed.items() if fields},
+            queues=whole.queues if question.queues else None,
+            consumers=whole.consumers if question.queues else None,
+            traces=whole.traces if question.look_up else None,
             question=question,
         )
 
@@ -83,6 +90,22 @@ def replayed(recorded: Mapping[str, Any]) -> Iterator[None]:
         patch.object(report, "take_snapshot", take_snapshot),
     ):
         yield
+
+
+def decode(recorded: Mapping[str, Any]) -> Snapshot:
+    """Return the snapshot of a recording."""
+    parts = {name: value for name, value in recorded.items() if name != "query"}
+    parts["taken_at"] = datetime.fromisoformat(recorded["taken_at"])
+    parts["extras"] = {worker: Extras(**sent) for worker, sent in recorded["extras"].items()}
+    if traces := recorded["traces"]:
+        # No task has ended while it was recorded, so that no result holds a time.
+        parts["traces"] = Traces(
+            results={task_id: Result(**found) for task_id, found in traces["results"].items()},
+            backend=Backend(traces["backend"]),
+            places={task_id: Place(**found) for task_id, found in traces["places"].items()},
+            extent=Extent(traces["extent"]),
+        )
+    return Snapshot(**parts)
 
 
 def response(query: Mapping[str, list[str]], accept: str) -> bytes:
