@@ -22,8 +22,8 @@ from prometheus_client.registry import Collector
 
 from .control.queues import consumed_queues
 from .report import Report
-from .shapes import answering, length_of, mapping, number, replies_of, slots, value_at
-from .times import age
+from .shapes import answering, length_of, mapping, number, replies_of, slots_of, value_at
+from .times import running_for
 
 #: The most workers and queues that have series. Workers that answered come before missing ones.
 MAX_WORKERS = 1_000
@@ -70,8 +70,9 @@ class _Worker(NamedTuple):
         tasks = self.replies["active"]
         if not isinstance(tasks, list | tuple):
             return None
-        ages = [s for task in tasks if (s := age(self.report, self.name, task)) is not None]
-        return max(ages, default=None if tasks else 0.0)
+        ages = [running_for(self.report, self.name, task) for task in tasks]
+        known = [age for age in ages if age is not None]
+        return max(known, default=None if tasks else 0.0)
 
     def peak_memory(self) -> float | None:
         """Return bytes. Linux reports units of 1 024 bytes."""
@@ -126,7 +127,7 @@ _GAUGES: Mapping[str, Mapping[str, _Gauge]] = {
         ),
         "celery_worker_concurrency": (
             "Tasks that the worker can execute at the same time.",
-            lambda worker: number(slots(worker.stat())),
+            lambda worker: number(slots_of(worker.stat())),
         ),
         "celery_worker_prefetch_limit": (
             "Messages that the worker may hold at the same time; 0 means no limit.",
@@ -214,7 +215,7 @@ class _Families(Collector):
         lengths, replies = self.report.queues or {}, self.report.consumers
         consumers = consumed_queues(replies or {})
         stats = self.report.answers["stats"] or {}
-        room = {worker: number(slots(reply)) or 0 for worker, reply in stats.items()}
+        room = {worker: number(slots_of(reply)) or 0 for worker, reply in stats.items()}
         for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), MAX_QUEUES):
             rooms = [room.get(worker, 0) for worker in consumers.get(name, ())]
             yield label, _Queue(lengths.get(name), None if replies is None else rooms)

@@ -67,7 +67,7 @@ def replies_of(answers: Answers, worker: str) -> dict[str, Any]:
     return {field: (replies or {}).get(worker) for field, replies in answers.items()}
 
 
-def unexpected(field: str, reply: Any) -> Any:
+def unexpected_in(field: str, reply: Any) -> Any:
     """Return what is wrong with a reply: an error that the worker reports, or the whole reply.
 
     None if it has the expected shape, or there is no reply.
@@ -80,12 +80,12 @@ def unexpected(field: str, reply: Any) -> Any:
     return None if reply is None or isinstance(reply, expected) else reply
 
 
-def errors(answers: Answers) -> dict[str, list[tuple[str, Any]]]:
+def unexpected_replies(answers: Answers) -> dict[str, list[tuple[str, Any]]]:
     """Return worker to field and text of each of its replies that has another shape."""
     found: dict[str, list[tuple[str, Any]]] = {}
     for field, replies in answers.items():
         for worker, reply in (replies or {}).items():
-            wrong = unexpected(field, reply)
+            wrong = unexpected_in(field, reply)
             if wrong is not None:
                 found.setdefault(worker, []).append((field, wrong))
     return found
@@ -127,7 +127,7 @@ def holders(answers: Answers) -> dict[str, list[str]]:
     return found
 
 
-def slots(stats: Any) -> Any:
+def slots_of(stats: Any) -> Any:
     """Return how many tasks a worker can execute at the same time, from its statistics.
 
     With autoscaling, and after a change of the pool's size, ``max-concurrency`` is not true.

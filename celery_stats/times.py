@@ -18,18 +18,18 @@ UPTIME_SLACK = 5
 LONGEST = 1e9
 
 
-def own_time(report: Report, worker: str) -> float | None:
+def own_time_of(report: Report, worker: str) -> float | None:
     """Return the seconds since 1970 by the clock of a worker; None if it did not send them."""
     return report.extras.get(worker, Extras()).time
 
 
-def now(report: Report, worker: str) -> float:
+def time_at(report: Report, worker: str) -> float:
     """Return the same; by the clock of this process, if the worker did not send them."""
-    time = own_time(report, worker)
+    time = own_time_of(report, worker)
     return report.taken_at.timestamp() if time is None else time
 
 
-def age(report: Report, worker: str, task: Any) -> float | None:
+def running_for(report: Report, worker: str, task: Any) -> float | None:
     """Return the seconds since a worker started a task; None if that is not known.
 
     ``time_start`` is wall-clock time in every supported version, because the worker converts its
@@ -40,10 +40,10 @@ def age(report: Report, worker: str, task: Any) -> float | None:
     seconds = number(value_at(task, "time_start"))
     if seconds is None:
         return None
-    passed = max(now(report, worker) - seconds, 0.0)
+    passed = max(time_at(report, worker) - seconds, 0.0)
     uptime = number(value_at(report.answers, "stats", worker, "uptime"))
     is_beyond = uptime is not None and passed > uptime + UPTIME_SLACK
-    return None if is_beyond and own_time(report, worker) is None else passed
+    return None if is_beyond and own_time_of(report, worker) is None else passed
 
 
 def time_before(report: Report, seconds: float) -> datetime:
@@ -51,7 +51,7 @@ def time_before(report: Report, seconds: float) -> datetime:
     return report.taken_at - timedelta(seconds=min(seconds, LONGEST))
 
 
-def due(task: Any) -> datetime | None:
+def eta_of(task: Any) -> datetime | None:
     """Return the ETA of an item of ``scheduled``; None if it has no time zone."""
     text: Any = value_at(task, "eta")
     try:
@@ -63,4 +63,4 @@ def due(task: Any) -> datetime | None:
 
 def time_to_go(report: Report, worker: str, eta: datetime) -> float:
     """Return the seconds until an ETA, by the clock of the worker that holds the task."""
-    return eta.timestamp() - now(report, worker)
+    return eta.timestamp() - time_at(report, worker)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from celery_stats.page.findings import FINDINGS, look_into, notes, remarks
+from celery_stats.page.findings import FINDINGS, look_into, notes, remarks_at
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
 from tests.answers import ANSWERS, EMPTY, NOW
@@ -47,8 +47,8 @@ def test_all_at_once__in_order() -> None:
     assert list(found) == [key for key in FINDINGS if key != "none"]
     assert found["missing"] == {"b@h"}
     assert found["backlog"] == {"mail"}
-    assert list(remarks(found, "b@h")) == []
-    assert list(remarks(found, "a@h")) == [
+    assert list(remarks_at(found, "b@h")) == []
+    assert list(remarks_at(found, "a@h")) == [
         ("scheduled", "KeyError('eta')"),
         ("", "It consumes no queue, so that it receives no task. A restart helps."),
     ]

@@ -47,7 +47,7 @@ def test_task_of__the_request_of_a_scheduled_one_with_its_eta() -> None:
     ],
 )
 def test_unexpected__an_error_or_the_reply(field: str, reply: Any, wrong: Any) -> None:
-    assert shapes.unexpected(field, reply) == wrong
+    assert shapes.unexpected_in(field, reply) == wrong
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_unexpected__an_error_or_the_reply(field: str, reply: Any, wrong: Any) -
     ],
 )
 def test_slots__what_is_true_now(stats: Any, expected: Any) -> None:
-    assert shapes.slots(stats) == expected
+    assert shapes.slots_of(stats) == expected
 
 
 def test_replies_of__each_field() -> None:

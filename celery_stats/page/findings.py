@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from celery_stats.control.queues import consumed_queues
 from celery_stats.report import Report
-from celery_stats.shapes import errors
+from celery_stats.shapes import unexpected_replies
 
 from .text import plural
 
@@ -40,7 +40,7 @@ def silent_workers(report: Report) -> set[str]:
 
 def incomplete(report: Report) -> Remarks:
     """Return the workers that owe an answer, or gave one of another shape, such as an error."""
-    return {**dict.fromkeys(report.missing, ()), **errors(report.answers)}
+    return {**dict.fromkeys(report.missing, ()), **unexpected_replies(report.answers)}
 
 
 def orphaned_queues(report: Report) -> set[str]:
@@ -95,7 +95,7 @@ def look_into(report: Report) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value}
 
 
-def remarks(found: dict[str, Any], worker: str) -> Iterator[tuple[str, Any]]:
+def remarks_at(found: dict[str, Any], worker: str) -> Iterator[tuple[str, Any]]:
     """Yield the remarks at a worker."""
     for key, value in found.items():
         if FINDINGS[key].is_at_workers:

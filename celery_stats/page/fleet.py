@@ -23,11 +23,11 @@ from celery_stats.shapes import (
     mapping,
     number,
     replies_of,
-    slots,
+    slots_of,
     value_at,
 )
 
-from .findings import FINDINGS, look_into, notes, remarks
+from .findings import FINDINGS, look_into, notes, remarks_at
 from .look_up import look_ups
 from .tasks import TaskList, task_lists
 from .text import (
@@ -92,7 +92,7 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
             "shown": f"{taken_at:%Y-%m-%d %H:%M:%S %Z}",
         },
         "elapsed": f"{report.elapsed * 1000:,.{0 if report.elapsed >= 0.01 else 1}f}",
-        "totals": totals(answers, tasks),
+        "totals": totals_of(answers, tasks),
         "workers": excerpt(names, WORKERS_SHOWN, lambda name: worker_row(name, report, found)),
         "tasks": tasks,
         "queues": queues,
@@ -101,12 +101,14 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
     }
 
 
-def totals(answers: Answers, tasks: Mapping[str, TaskList]) -> list[tuple[str, str, Count, str]]:
+def totals_of(
+    answers: Answers, tasks: Mapping[str, TaskList]
+) -> list[tuple[str, str, Count, str]]:
     """Return what is counted over all workers: key, title, number, and the number for scripts."""
-    stats = answers.get("stats") or {}
-    accepted = [n for n in (processed(reply).value for reply in stats.values()) if n is not None]
-    counted = [(key, tasks_of.layout["title"], tasks_of.total) for key, tasks_of in tasks.items()]
-    counted.append(("processed", "Processed", count(sum(accepted) if accepted else None)))
+    accepted = [processed_by(stats).value for stats in (answers.get("stats") or {}).values()]
+    known = [each for each in accepted if each is not None]
+    counted = [(key, each.layout["title"], each.total) for key, each in tasks.items()]
+    counted.append(("processed", "Processed", count(sum(known) if known else None)))
     return [(*row, "" if row[2].value is None else str(row[2].value)) for row in counted]
 
 
@@ -182,7 +184,7 @@ def worker_row(name: str, report: Report, found: dict[str, Any]) -> Worker:
     stats = mapping(replies["stats"])
     pool_name = as_text(value_at(stats, "pool", "implementation") or "")
     counts = {field: count(length_of(replies[field])) for field in (*TASK_LISTS, "revoked")}
-    busy, room = counts["active"], count(slots(stats))
+    busy, room = counts["active"], count(slots_of(stats))
     uptime = number(stats.get("uptime"))
     # In kilobytes on Linux, where Celery is supported.
     memory = number(value_at(stats, "rusage", "maxrss"))
@@ -195,11 +197,11 @@ def worker_row(name: str, report: Report, found: dict[str, Any]) -> Worker:
         percent=percent(busy.value or 0, room.value or 0),
         counts=counts,
         prefetch=count(stats.get("prefetch_count")),
-        processed=processed(stats),
+        processed=processed_by(stats),
         uptime="" if uptime is None else duration(uptime),
         memory="" if memory is None else f"{memory / 1024:,.{0 if memory >= 10240 else 1}f} MB",
         missing=", ".join(report.missing.get(name, ())),
-        remarks=[(field, shorten(text)) for field, text in remarks(found, name)],
+        remarks=[(field, shorten(text)) for field, text in remarks_at(found, name)],
         details=details(stats),
     )
 
@@ -209,7 +211,7 @@ def percent(part: int, whole: int) -> int:
     return min(100, max(0, round(100 * part / whole))) if whole > 0 else 0
 
 
-def processed(stats: Any) -> Count:
+def processed_by(stats: Any) -> Count:
     """Return how many tasks a worker has accepted since its start."""
     total = mapping(stats).get("total")
     if not isinstance(total, Mapping):

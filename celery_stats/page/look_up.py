@@ -11,7 +11,7 @@ from celery_stats.control.queues import consumed_queues
 from celery_stats.control.results import Backend, Result
 from celery_stats.report import Report
 from celery_stats.shapes import TASK_LISTS, entries, holders, queried, task_of
-from celery_stats.times import age, due, time_before, time_to_go
+from celery_stats.times import eta_of, running_for, time_before, time_to_go
 
 from .pasted import pasted_ids
 from .tasks import Task, arguments, names, task_row
@@ -213,7 +213,7 @@ def _where(report: Report, held: Held) -> str:
     """Return the sentence for what a worker says of a task."""
     worker, task = shorten(held.worker).shown, held.task
     if held.state == "active":
-        seconds = age(report, held.worker, task)
+        seconds = running_for(report, held.worker, task)
         if seconds is None:
             return f"Running on {worker}."
         since = time_of_day(time_before(report, seconds), report.taken_at)
@@ -228,7 +228,7 @@ def _where(report: Report, held: Held) -> str:
 
 
 def _until_eta(report: Report, worker: str, held: Held) -> str:
-    eta: datetime | None = due(held.task)
+    eta: datetime | None = eta_of(held.task)
     if eta is None:
         return f"On {worker} until its ETA."
     seconds = time_to_go(report, held.worker, eta)

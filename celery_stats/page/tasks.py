@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from celery_stats.query import MAX_LENGTH
 from celery_stats.report import Report
 from celery_stats.shapes import Answers, as_text, entries, holders, number, task_of, value_at
-from celery_stats.times import age, due, time_before, time_to_go
+from celery_stats.times import eta_of, running_for, time_before, time_to_go
 
 from .text import (
     TEXT_LENGTH,
@@ -98,7 +98,7 @@ def task_lists(report: Report) -> dict[str, TaskList]:
     """Return the four lists by field."""
     answers = report.answers
     active = sorted(entries(answers, "active"), key=start_of)
-    scheduled = sorted(entries(answers, "scheduled"), key=lambda entry: due(entry[1]) or LATEST)
+    scheduled = sorted(entries(answers, "scheduled"), key=lambda entry: eta_of(entry[1]) or LATEST)
     reserved = entries(answers, "reserved")
     excerpts = {
         "active": excerpt(active, TASKS_SHOWN, lambda entry: active_row(report, *entry)),
@@ -183,7 +183,7 @@ def arguments(task: Mapping[str, Any], length: int = TEXT_LENGTH) -> Text:
 
 def active_row(report: Report, worker: str, task: Any) -> Task:
     """Return the row of a task that is being executed, with its age."""
-    seconds = age(report, worker, task)
+    seconds = running_for(report, worker, task)
     if seconds is None:
         return task_row(worker, task)
     return task_row(worker, task, duration(seconds), time_before(report, seconds))
@@ -191,7 +191,7 @@ def active_row(report: Report, worker: str, task: Any) -> Task:
 
 def scheduled_row(report: Report, worker: str, entry: Any) -> Task:
     """Return the row of an item of ``scheduled``."""
-    eta = due(entry)
+    eta = eta_of(entry)
     if eta is None:
         return task_row(worker, entry, shorten(value_at(entry, "eta") or "", 40).shown)
     seconds = time_to_go(report, worker, eta)

@@ -29,7 +29,7 @@ from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
 from celery_stats.page.text import plural
 from celery_stats.query import PARAMETERS, WrongQuestion, make_question
 from celery_stats.report import Report, ReportOptions, reason, share_report
-from celery_stats.shapes import errors
+from celery_stats.shapes import unexpected_replies
 
 #: Exit statuses. argparse also ends with 2 if the command line is wrong.
 INCOMPLETE, NOT_ASKED = 1, 2
@@ -150,7 +150,7 @@ class Command(BaseCommand):
             raise CommandError(incomplete(report), returncode=INCOMPLETE)
         if not any(report.answers.values()):
             raise CommandError("No worker answered.", returncode=INCOMPLETE)
-        if errors(report.answers):
+        if unexpected_replies(report.answers):
             raise CommandError("A worker reported an error.", returncode=INCOMPLETE)
 
     def ask(self) -> Report:
