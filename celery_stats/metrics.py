@@ -143,10 +143,7 @@ _GAUGES: Mapping[str, Mapping[str, _Gauge]] = {
         ),
     },
     "queue_name": {
-        "celery_queue_length": (
-            "Messages that wait in the queue.",
-            lambda queue: queue.length,
-        ),
+        "celery_queue_length": ("Messages that wait in the queue.", lambda queue: queue.length),
         "celery_active_consumer_count": (
             "Workers that answered and consume the queue.",
             lambda queue: None if queue.rooms is None else len(queue.rooms),

@@ -18,14 +18,9 @@ UPTIME_SLACK = 5
 LONGEST = 1e9
 
 
-def own_time_of(report: Report, worker: str) -> float | None:
-    """Return the seconds since 1970 by the clock of a worker; None if it did not send them."""
-    return report.extras.get(worker, Extras()).time
-
-
 def time_at(report: Report, worker: str) -> float:
-    """Return the same; by the clock of this process, if the worker did not send them."""
-    time = own_time_of(report, worker)
+    """Return the seconds since 1970 when a worker answered: by its own clock, if it sent them."""
+    time = report.extras.get(worker, Extras()).time
     return report.taken_at.timestamp() if time is None else time
 
 
@@ -43,7 +38,7 @@ def running_for(report: Report, worker: str, task: Any) -> float | None:
     passed = max(time_at(report, worker) - seconds, 0.0)
     uptime = number(value_at(report.answers, "stats", worker, "uptime"))
     is_beyond = uptime is not None and passed > uptime + UPTIME_SLACK
-    return None if is_beyond and own_time_of(report, worker) is None else passed
+    return None if is_beyond and report.extras.get(worker, Extras()).time is None else passed
 
 
 def time_before(report: Report, seconds: float) -> datetime:
