@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -269,6 +270,17 @@ def test_queues__where_it_waits_and_who_consumes_it() -> None:
         "It was delivered from mail to a worker that has not finished it; it is delivered again "
         "after the visibility timeout.",
     ]
+
+
+def test_queues__only_some_workers_were_asked() -> None:
+    traces = Traces({}, Backend.NONE, {"x": Place("celery", 0)}, Extent.ALL)
+    report = Report(EMPTY, {}, NOW, 0.01, {"celery": 1}, consumers={}, traces=traces)
+    question = Question(task_ids=("x",), look_up=("x",), workers=("a@h",))
+    (found,) = look_ups(replace(report, question=question))
+    assert found.sentences[1] == (
+        "Waits in celery, no message before it, and no worker that was asked and answered "
+        "consumes it."
+    )
 
 
 def test_queues__not_there() -> None:

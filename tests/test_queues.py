@@ -311,12 +311,15 @@ class TestPage:
         """Return a function that returns the page for these queues and what consumes them."""
 
         def show(
-            queues: dict[str, int] | None, consumers: Any = None, **answers: dict[str, Any]
+            queues: dict[str, int] | None,
+            consumers: Any = None,
+            *,
+            workers: tuple[str, ...] = (),
+            **answers: dict[str, Any],
         ) -> str:
             answer = {**dict.fromkeys(FIELDS), **answers}
-            report = Report(
-                answer, {}, datetime.now(timezone.utc), 0.1, queues, consumers=consumers
-            )
+            now, question = datetime.now(timezone.utc), Question(workers=workers)
+            report = Report(answer, {}, now, 0.1, queues, consumers=consumers, question=question)
             monkeypatch.setattr(views, "share_report", lambda *args, **kwargs: report)
             response = api.get(f"{URL}?format=html")
             assert response.status_code == 200
@@ -340,6 +343,14 @@ class TestPage:
         assert 'data-state="backlog"' in html
         assert "Messages wait that nobody consumes" in html
         assert html.count("no worker that answered") == 1
+
+    def test_backlog__no_warning_where_only_some_workers_were_asked(
+        self, shown: Callable[..., str]
+    ) -> None:
+        consumers = {"a@h": [{"name": "mail"}]}
+        html = shown({"mail": 5, "celery": 2}, consumers, stats={"a@h": {}}, workers=("a@h",))
+        assert 'data-state="complete"' in html
+        assert "no worker that answered" not in html
 
     def test_consumers_not_known__no_warning(self, shown: Callable[..., str]) -> None:
         html = shown({"mail": 5}, None, stats={"a@h": {}})

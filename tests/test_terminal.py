@@ -68,6 +68,12 @@ def test_queues__who_consumes_them_and_a_warning_where_nobody_does() -> None:
     assert roles[:2] == ["WARNING", "WARNING"]
 
 
+def test_queues__no_warning_where_only_some_workers_were_asked() -> None:
+    found = Report(ANSWERS, {}, NOW, 0.0123, {"celery": 1200}, consumers={"a@h": []})
+    assert not any("consumes celery" in line for line in lines(found, workers=("a@h",)))
+    assert any("consumes celery" in line for line in lines(found, fields=("active",)))
+
+
 def test_unnamed_and_unreadable__a_sentence_each() -> None:
     found = replace(report(ANSWERS), unnamed=2, unreadable=1)
     assert lines(found)[1:3] == [

@@ -44,8 +44,11 @@ def incomplete(report: Report) -> Remarks:
 
 
 def orphaned_queues(report: Report) -> set[str]:
-    """Return the queues in which messages wait, and that no worker that answered consumes."""
-    if report.consumers is None:
+    """Return the queues in which messages wait, and that no worker that answered consumes.
+
+    They are not known if only some workers were asked.
+    """
+    if report.consumers is None or report.question.workers:
         return set()
     waiting = {queue for queue, length in (report.queues or {}).items() if length}
     return waiting - consumed_queues(report.consumers).keys()

@@ -116,7 +116,11 @@ def totals_of(
 
 
 class Queue(NamedTuple):
-    """A queue as a row. It is orphaned if messages wait in it and nobody consumes it."""
+    """A queue as a row.
+
+    It is orphaned if messages wait in it and no worker consumes it. That is not known if only some
+    workers were asked.
+    """
 
     name: Text
     key: str

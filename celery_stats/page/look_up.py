@@ -294,7 +294,8 @@ def _consumed_by(report: Report, queue: str) -> str:
     consumers = consumed_queues(report.consumers).get(queue)
     if consumers:
         return f", consumed by {names([shorten(worker).shown for worker in consumers])}"
-    return ", and no worker that answered consumes it"
+    asked = "was asked and answered" if report.question.workers else "answered"
+    return f", and no worker that {asked} consumes it"
 
 
 def _no_place(report: Report) -> Iterator[str]:
