@@ -267,8 +267,9 @@ def test_queues__where_it_waits_and_who_consumes_it() -> None:
     assert [sentences[1] for sentences in found] == [
         "Waits in mail, about 41 messages before it, consumed by a@h.",
         "Waits in celery, no message before it, and no worker that answered consumes it.",
-        "It was delivered from mail to a worker that has not finished it; it is delivered again "
-        "after the visibility timeout.",
+        "It was delivered from mail to a worker that has not acknowledged it. It may wait there, "
+        "or be running there with acks_late or in the solo pool, or the worker may be gone. It is "
+        "delivered again if it is not acknowledged within the visibility timeout.",
     ]
 
 

@@ -280,9 +280,12 @@ def _placed(report: Report, place: Place) -> str:
     """Return the sentence for where the broker holds a task."""
     queue = shorten(place.queue).shown
     if place.before is None:
+        # Celery acknowledges a task when it starts, or with acks_late when it has ended. The event
+        # loop does so, which does not run while the solo pool executes a task.
         return (
-            f"It was delivered from {queue} to a worker that has not finished it; it is delivered "
-            "again after the visibility timeout."
+            f"It was delivered from {queue} to a worker that has not acknowledged it. It may wait "
+            "there, or be running there with acks_late or in the solo pool, or the worker may be "
+            "gone. It is delivered again if it is not acknowledged within the visibility timeout."
         )
     before = f"about {plural(place.before, 'message')}" if place.before else "no message"
     return f"Waits in {queue}, {before} before it{_consumed_by(report, place.queue)}."
