@@ -108,6 +108,25 @@ def entry(task_id: str, eta: Any) -> dict[str, Any]:
     [
         ({"reserved": {"a@h": [TASK]}}, ["Received by a@h, not started."]),
         (
+            {"reserved": {"a@h": [TASK]}, "active": {"a@h": []}, "stats": {"a@h": STATS}},
+            [
+                "Received by a@h, not started; slots busy: 0 of 4, so a rate limit may hold it "
+                "back."
+            ],
+        ),
+        (
+            {
+                "reserved": {"a@h": [TASK]},
+                "active": {"a@h": [{"id": str(n)} for n in range(4)]},
+                "stats": {"a@h": STATS},
+            },
+            ["Received by a@h, not started; slots busy: 4 of 4."],
+        ),
+        (
+            {"reserved": {"a@h": [TASK]}, "active": {"a@h": {}}, "stats": {"a@h": STATS}},
+            ["Received by a@h, not started."],
+        ),
+        (
             {"scheduled": {"a@h": [entry(ID, "2026-03-01T12:14:00+00:00")]}},
             ["On a@h until its ETA, due in 14 min (06:14)."],
         ),

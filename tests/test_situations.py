@@ -70,7 +70,7 @@ class Situations:
             "running": [f"Running on {busy} for {DURATION}, since \\d\\d:\\d\\d."],
             "silent": silent_worker,
             "killed": [*unknown, STARTED],
-            "reserved": [f"Received by {busy}, not started."],
+            "reserved": [f"Received by {busy}, not started; slots busy: 1 of 1\\."],
             "scheduled": [
                 f"On {busy} until its ETA, due in {DURATION} \\((?:[\\d-]+ )?\\d\\d:\\d\\d\\)."
             ],

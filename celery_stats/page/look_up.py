@@ -10,12 +10,12 @@ from celery_stats.control.look_through import MAX_BYTES, MAX_MESSAGES, Extent, P
 from celery_stats.control.queues import consumed_queues
 from celery_stats.control.results import Backend, Result
 from celery_stats.report import Report
-from celery_stats.shapes import TASK_LISTS, entries, holders, queried, task_of
+from celery_stats.shapes import TASK_LISTS, entries, holders, queried, slots_of, task_of
 from celery_stats.times import eta_of, running_for, time_before, time_to_go
 
 from .pasted import pasted_ids
 from .tasks import Task, arguments, names, task_row
-from .text import Excerpt, Text, duration, pairs, plural, shorten, time_of_day
+from .text import Excerpt, Text, count, duration, pairs, plural, shorten, time_of_day
 
 #: Characters of the shortest beginning of an id that is looked for.
 SHORTEST_BEGINNING = 8
@@ -221,10 +221,20 @@ def _where(report: Report, held: Held) -> str:
     if held.state == "scheduled":
         return _until_eta(report, worker, held)
     return {
-        "reserved": f"Received by {worker}, not started.",
+        "reserved": f"Received by {worker}, not started{_why_not(report, held.worker)}.",
         "ready": f"Known to {worker}: it has just finished, or is about to be started.",
         "revoked": f"Revoked (known to {worker}): a worker that receives it will not execute it.",
     }.get(held.state, f"{worker} says of it: {shorten(held.state, 40).shown}.")
+
+
+def _why_not(report: Report, worker: str) -> str:
+    """Return why a worker may not have started a task; empty if it did not say how busy it is."""
+    running = (report.answers.get("active") or {}).get(worker)
+    room = count(slots_of((report.answers.get("stats") or {}).get(worker)))
+    if room.value is None or not isinstance(running, list | tuple):
+        return ""
+    reason = ", so a rate limit may hold it back" if len(running) < room.value else ""
+    return f"; slots busy: {len(running):,} of {room.shown}{reason}"
 
 
 def _until_eta(report: Report, worker: str, held: Held) -> str:
