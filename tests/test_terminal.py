@@ -98,6 +98,11 @@ def test_fields_not_asked__no_columns() -> None:
     ]
 
 
+def test_only_query_task__no_table_of_names() -> None:
+    found = report({"query_task": {"a@h": {}}})
+    assert lines(found, fields=("query_task",)) == ["1 worker answered in 12 ms at 06:00:00."]
+
+
 def test_look_ups() -> None:
     known = {"query_task": {"a@h": {TASK["id"]: ["active", TASK]}}}
     assert lines(report(known), task_ids=(TASK["id"], "nope"))[-7:] == [

@@ -99,13 +99,16 @@ def silent(report: Report) -> Iterator[Line]:
 
 
 def _workers(context: Mapping[str, Any], report: Report) -> Iterator[Line]:
-    """Yield the table of workers, without the columns that were not answered."""
+    """Yield the table of workers, without the columns that were not answered.
+
+    There is no table of the names alone, as after a question for ``query_task`` only.
+    """
     workers = context["workers"].items
     asked = {field for field, replies in report.answers.items() if replies is not None}
     columns = [(title, cell) for title, fields, cell in COLUMNS if asked & fields]
     yield from _table(
         [title for title, _cell in columns],
-        [[cell(worker) for _title, cell in columns] for worker in workers],
+        [[cell(worker) for _title, cell in columns] for worker in workers if columns[1:]],
         roles=[WARNING if worker.missing else "" for worker in workers],
         note=context["workers"].note,
     )
