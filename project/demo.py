@@ -31,12 +31,9 @@ WORKERS = {"worker1@demo": "orders", "worker2@demo": "reports"}
 PROCESS = '("$@"; kill -KILL 0) & read -r _; kill -KILL 0'
 
 #: Options that bound each exchange with a broker, in seconds: those of Redis and of AMQP.
-TIMEOUTS = {
-    "socket_timeout": 3,
-    "socket_connect_timeout": 3,
-    "read_timeout": 3,
-    "write_timeout": 3,
-}
+TIMEOUTS = dict.fromkeys(
+    ("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout"), 3
+)
 
 
 class DemoError(Exception):
@@ -56,6 +53,7 @@ class Broker:
         self.url = os.environ.get("CELERY_BROKER_URL", "")
         self.is_own = self.url.partition(":")[0] in ("", "filesystem", "memory")
         self.is_redis = self.url.startswith(("redis", "sentinel"))
+        (folder / "results").mkdir()
         # In a folder and under a prefix for Redis' keys, the names are the demo's own already.
         prefix = "" if self.is_own or self.is_redis else f"{self.name}."
         self.queues = {worker: f"{prefix}{queue}" for worker, queue in WORKERS.items()}
@@ -63,6 +61,7 @@ class Broker:
         self.settings: dict[str, Any] = {
             "CELERY_CONTROL_EXCHANGE": self.name,
             "CELERY_EVENT_EXCHANGE": f"{self.name}.events",
+            "CELERY_RESULT_BACKEND": f"file://{folder / 'results'}",
             "CELERY_TASK_QUEUES": {queue: {"exchange": queue} for queue in self.queues.values()},
         }
         if self.is_own:

@@ -131,6 +131,21 @@ def get_as(name: str, password: str, url: str) -> str:
         return page.read().decode()
 
 
+def printed(command: str) -> str:
+    """Return what a command prints that the demo names."""
+    run = subprocess.run(
+        ["sh", "-c", command],
+        cwd="/",  # It can be pasted into any terminal.
+        env=inherited(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    return run.stdout
+
+
 def assert_busy(answer: dict[str, Any]) -> None:
     assert list(answer) == list(FIELDS)
     assert sorted(answer["stats"]) == WORKERS
@@ -176,19 +191,20 @@ def test_lines_to_paste__sigint(start: Callable[..., Demo]) -> None:
     assert "https://" not in swagger
 
     (command,) = (line for line in lines if line.endswith(" celery_stats)"))
-    table = subprocess.run(
-        ["sh", "-c", command],
-        cwd="/",  # It can be pasted into any terminal.
-        env=inherited(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (table.returncode, table.stderr) == (0, "")
-    assert table.stdout.startswith("2 workers answered in ")
-    queues = table.stdout.partition("Queue ")[2].splitlines()[1:]
+    table = printed(command)
+    assert table.startswith("2 workers answered in ")
+    queues = table.partition("Queue ")[2].splitlines()[1:]
     assert [line.split()[0] for line in queues if line] == QUEUES
+
+    results = Path(lines[-1].split()[-1], "results")
+    failed = wait_until(
+        lambda: next(
+            (path for path in results.glob("celery-*") if "FAILURE" in path.read_text()), None
+        )
+    )
+    task_id = failed.name.removeprefix("celery-task-meta-")
+    look_up = command.replace("celery_stats)", f"celery_stats --task-id {task_id})")
+    assert "The result backend says FAILURE: it failed at " in printed(look_up)
 
     status, _, errors = demo.finish(signal.SIGINT)
     assert (status, errors) == (0, "")
