@@ -52,6 +52,14 @@ def broker(make_broker: MakeBroker, use: Use) -> Broker:
     return use(make_broker(worker_prefetch_multiplier=1))
 
 
+def test_dashboard__rows_are_full_and_each_panel_has_its_place() -> None:
+    panels = json.loads((DOCS / "dashboard.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    taken = sorted((p["y"], x) for p in places for x in range(p["x"], p["x"] + p["w"]))
+    assert taken == [(y, x) for y in (0, 4, 12, 20, 28) for x in range(24)]
+
+
 @needs_prometheus
 class TestPromtool:
     def test_configuration__valid(self, tmp_path: Path) -> None:
