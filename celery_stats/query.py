@@ -31,19 +31,26 @@ class Parameter(NamedTuple):
     Attributes:
         attribute: of :class:`Question`, and the argument of ``get_report()``.
         meaning: a sentence for the schema and for the help of the command.
-        choices: the values that are accepted; empty for any text.
+        metavar: what stands for a value in the help of the command; None: the choices.
+        choices: the values that are accepted, in the order in which they are asked for; empty for
+            any text.
     """
 
     attribute: str
     meaning: str
+    metavar: str | None = None
     choices: Sequence[str] = ()
 
 
 PARAMETERS: Mapping[str, Parameter] = {
-    "task_id": Parameter("task_ids", "Look these tasks up: they are the ids of `query_task`."),
-    "worker": Parameter("workers", "Ask only these workers, by full name."),
+    "task_id": Parameter(
+        "task_ids", "Look these tasks up: they are the ids of `query_task`.", metavar="ID"
+    ),
+    "worker": Parameter("workers", "Ask only these workers, by full name.", metavar="NAME"),
     "field": Parameter(
-        "fields", "Ask only for these; the others are null and are not asked for.", FIELDS
+        "fields",
+        "Ask only for these; the others are null and are not asked for.",
+        choices=FIELDS,
     ),
 }
 
@@ -91,22 +98,23 @@ def parse_question(params: QueryDict) -> Question:
 
 
 def make_question(values: Mapping[str, Sequence[str]]) -> Question:
-    """Return the question for the values of each parameter, without duplicate values.
+    """Return the question for the values of parameters, without duplicate values.
 
-    Ids and workers keep their order. Fields have the order of ``FIELDS``; without any, all are
-    asked for.
+    The values of a parameter with choices get the order of the choices, and others keep theirs.
+    A parameter without values has the default of its attribute.
 
     Raises:
         WrongQuestion: a value is not accepted.
     """
-    errors = {name: text for name in PARAMETERS if (text := _mistake(name, values[name]))}
+    errors = {name: text for name, given in values.items() if (text := _mistake(name, given))}
     if errors:
         raise WrongQuestion(errors)
-    return Question(
-        fields=tuple(f for f in FIELDS if f in values["field"]) or FIELDS,
-        task_ids=tuple(dict.fromkeys(values["task_id"])),
-        workers=tuple(dict.fromkeys(values["worker"])),
-    )
+    asked: dict[str, Any] = {}
+    for name, given in values.items():
+        if given:
+            known = PARAMETERS[name].choices or dict.fromkeys(given)
+            asked[PARAMETERS[name].attribute] = tuple(value for value in known if value in given)
+    return Question(**asked)
 
 
 def _mistake(name: str, given: Sequence[str]) -> str:

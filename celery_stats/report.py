@@ -130,7 +130,7 @@ def get_report(
         SnapshotFailed: an unexpected error.
         CeleryStatsError: the base class of all of these. Nothing else is raised.
     """
-    question = make_question({"field": fields, "worker": workers, "task_id": task_ids})
+    question = make_question({"task_id": task_ids, "worker": workers, "field": fields})
     return share_report(question, ReportOptions.from_conf(conf, app=app, timeout=timeout))
 
 

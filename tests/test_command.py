@@ -383,6 +383,12 @@ def test_documentation__names_every_option() -> None:
     assert sorted(documented) == sorted(own)
 
 
+def test_help__what_stands_for_a_value() -> None:
+    text = Command().create_parser("manage.py", "celery_stats").format_help()
+    for option in ("--task-id ID", "--worker NAME", "--field {active,", "--timeout SECONDS"):
+        assert f"\n  {option}" in text
+
+
 def test_timeout__instead_of_the_setting(make_broker: MakeBroker, use: Use, settings: Any) -> None:
     settings.DRF_CELERY_STATS = {**settings.DRF_CELERY_STATS, "TIMEOUT": 4.0}
     broker = use(make_broker())

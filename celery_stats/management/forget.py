@@ -11,7 +11,6 @@ from typing import Any
 from celery_stats.control.configuration import configured_connection, find_app
 from celery_stats.control.connection import ControlConnection
 from celery_stats.control.exceptions import CeleryStatsError
-from celery_stats.control.question import Question
 from celery_stats.query import make_question
 from celery_stats.report import Report, ReportOptions, share_report
 
@@ -41,9 +40,7 @@ def forget(worker: str, options: ReportOptions) -> None:
         NotForgotten: the worker answers, or it is not in a list that can be changed.
         CeleryStatsError: the broker cannot be asked.
     """
-    question: Question = make_question(
-        {"worker": [worker], "task_id": [], "field": ["query_task"]}
-    )
+    question = make_question({"worker": [worker], "field": ["query_task"]})
     report = share_report(question, options)
     if worker not in report.missing:
         raise NotForgotten(f"{worker} answers")

@@ -60,7 +60,7 @@ class Command(BaseCommand):
                 action="append",
                 default=[],
                 choices=parameter.choices or None,
-                metavar=None if parameter.choices else "NAME" if name == "worker" else "ID",
+                metavar=parameter.metavar,
                 help=f"{parameter.meaning} May repeat.",
             )
         parser.add_argument("--json", action="store_true", help="Print the API's answer.")
