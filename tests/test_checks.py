@@ -18,6 +18,7 @@ from rest_framework.permissions import AllowAny, IsAdminUser
 from celery_stats.checks import check_settings, check_urls
 from celery_stats.conf import DEFAULTS
 from celery_stats.permissions import IsSupportUser
+from celery_stats.query import PARAMETERS
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
 from tests.celery_app import make_app
@@ -169,7 +170,7 @@ def test_check_settings__right__pass(value: Any) -> None:
         ({"AUTHENTICATION_CLASSES": [ALLOW_ANY]}, "E008"),
         ({"AUTHENTICATION_CLASSES": [here("not_an_app")]}, "E008"),
         # Parameters of the endpoint itself.
-        ({"IGNORED_PARAMETERS": ["_", "field"]}, "E009"),
+        *(({"IGNORED_PARAMETERS": ["_", name]}, "E009") for name in PARAMETERS),
         # Open to everyone.
         ({"PERMISSION_CLASSES": []}, "W001"),
         ({"PERMISSION_CLASSES": [ALLOW_ANY]}, "W001"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import datetime, timedelta, timezone
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from celery_stats import (
     WrongSetting,
     get_report,
 )
+from celery_stats import report as reports
+from celery_stats.control.question import Question
+from celery_stats.query import PARAMETERS
 from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, MakeBroker, Use
 from tests.network import silent_port
@@ -77,6 +81,18 @@ def test_get_report__narrowed(fleet: Broker) -> None:
     }
     assert answered == {"query_task": ["two@fleet"], "stats": ["two@fleet"]}
     assert report.missing == {"nobody@t": ("query_task", "stats")}
+
+
+def test_get_report__an_argument_for_each_parameter() -> None:
+    arguments = {parameter.attribute for parameter in PARAMETERS.values()}
+    assert signature(get_report).parameters.keys() == {*arguments, "app", "timeout"}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_get_report__argument__asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "share_report", lambda question, options: question)
+    given: Any = {PARAMETERS[name].attribute: tuple(PARAMETERS[name].choices[-1:]) or ("x",)}
+    assert get_report(**given) == Question(**given)
 
 
 def test_get_report__masked_as_the_settings_say(make_broker: MakeBroker, settings: Any) -> None:

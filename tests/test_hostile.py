@@ -23,6 +23,7 @@ from rest_framework.test import APIClient
 from celery_stats.control import limits
 from celery_stats.control.limits import is_name
 from celery_stats.masking.answers import mask
+from celery_stats.query import PARAMETERS
 from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, MakeBroker, Use
 from tests.mailbox import Mailbox
@@ -623,7 +624,7 @@ def obeys_the_contract(response: Response) -> bool:
     return list(body) == ["detail"]
 
 
-NAMES = st.sampled_from(["task_id", "worker", "field", "format"]) | st.text(max_size=20)
+NAMES = st.sampled_from([*PARAMETERS, "format"]) | st.text(max_size=20)
 VALUES = st.sampled_from(
     [*FIELDS, "json", "html", "xml", "", "one@t", "x" * 256, "\x00", "\r\n", "é"]
 ) | st.text(max_size=300)

@@ -22,6 +22,7 @@ from celery_stats import metrics, views
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.question import Extras, Question
 from celery_stats.metrics import _GAUGES, openmetrics, prometheus
+from celery_stats.query import PARAMETERS
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, MakeBroker, Use
@@ -401,7 +402,7 @@ class TestErrors:
         self.expect(
             response,
             400,
-            "co lour: Unknown parameter; known are: task_id, worker, field, format.\n",
+            f"co lour: Unknown parameter; known are: {', '.join(PARAMETERS)}, format.\n",
         )
 
     def test_broker_away__503_without_its_address(self, api: APIClient) -> None:

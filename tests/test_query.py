@@ -16,7 +16,7 @@ from rest_framework.test import APIClient
 from rest_framework.versioning import QueryParameterVersioning
 
 from celery_stats.control.question import Question
-from celery_stats.query import parse_question
+from celery_stats.query import PARAMETERS, parse_question
 from celery_stats.shapes import FIELDS
 from tests.accounts.models import User
 from tests.brokers import MakeBroker, Use
@@ -27,6 +27,11 @@ def errors(query: str) -> dict[str, list[str]]:
         parse_question(QueryDict(query))
     assert all(isinstance(messages, list) for messages in raised.value.detail.values())
     return raised.value.detail
+
+
+def test_parameters__in_the_order_of_the_documents() -> None:
+    """The one list that is written out. The other tests take the names from the table."""
+    assert list(PARAMETERS) == ["task_id", "worker", "field"]
 
 
 def test_parse__nothing__everything_is_asked() -> None:
@@ -53,7 +58,7 @@ def test_parse__format__belongs_to_rest_framework() -> None:
 def test_parse__format_where_the_project_has_none__unknown(settings) -> None:
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
     assert errors("format=json") == {
-        "format": ["Unknown parameter; known are: task_id, worker, field."]
+        "format": [f"Unknown parameter; known are: {', '.join(PARAMETERS)}."]
     }
 
 
@@ -113,14 +118,14 @@ def test_endpoint__token_in_the_url__ignored_where_the_setting_names_it(
     assert APIClient().get(url).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["task_id", "worker"])
+@pytest.mark.parametrize("name", [n for n, found in PARAMETERS.items() if not found.choices])
 def test_parse__100_values_of_255_characters__taken(name: str) -> None:
     values = [f"{number:0255}" for number in range(100)]
-    query = parse_question(QueryDict("&".join(f"{name}={value}" for value in values)))
-    assert (query.task_ids or query.workers) == tuple(values)
+    question = parse_question(QueryDict("&".join(f"{name}={value}" for value in values)))
+    assert question == Question(**{PARAMETERS[name].attribute: tuple(values)})
 
 
-@pytest.mark.parametrize("name", ["task_id", "worker", "field"])
+@pytest.mark.parametrize("name", PARAMETERS)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -160,7 +165,7 @@ def test_parse__fields_in_one_value__says_how_to_write_them() -> None:
 
 
 def test_parse__unknown_parameters__named() -> None:
-    unknown = ["Unknown parameter; known are: task_id, worker, field, format."]
+    unknown = [f"Unknown parameter; known are: {', '.join(PARAMETERS)}, format."]
     assert errors("tasks=1&task_id=a&") == {"tasks": unknown}
     assert errors("a=1&b=2&field=x").keys() == {"a", "b", "field"}
 
@@ -217,13 +222,14 @@ def test_parse__any_text__a_question_or_an_error_body(values: dict[str, list[str
     assert isinstance(result, Question) or JSONRenderer().render(result)
 
 
-@given(st.sampled_from(["task_id", "worker", "field"]), st.lists(TEXT | st.sampled_from(FIELDS)))
+@given(st.sampled_from(list(PARAMETERS)), st.lists(TEXT | st.sampled_from(FIELDS)))
 def test_parse__any_values__within_the_limits_or_refused(name: str, values: list[str]) -> None:
     result = outcome({name: values})
     if isinstance(result, dict):
         assert list(result) == [name]
         return
-    passed = {*result.task_ids, *result.workers}
-    assert passed == (set() if name == "field" else set(values))
+    attribute = PARAMETERS[name].attribute
+    passed = getattr(result, attribute)
+    assert result == Question(**{attribute: passed})
+    assert set(passed) == (set(values) or set(getattr(Question(), attribute)))
     assert all(0 < len(value) <= 255 and value.encode() for value in passed)
-    assert set(result.fields) == (set(values) if name == "field" and values else set(FIELDS))
