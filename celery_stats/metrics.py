@@ -85,12 +85,17 @@ class _Queue(NamedTuple):
 
     Attributes:
         length: the messages that wait in it; None if that is not known.
-        rooms: for each worker that answered and consumes it, how many tasks that can execute; None
-            if nobody was asked. A worker that did not answer may consume it as well.
+        rooms: for each worker that answered and consumes it, how many tasks that can execute, None
+            if that is not known; None if not all workers were asked. A worker that did not answer
+            may consume it as well.
     """
 
     length: int | None
-    rooms: Sequence[float] | None
+    rooms: Sequence[float | None] | None
+
+    def room(self) -> float | None:
+        known = [room for room in self.rooms or () if room is not None]
+        return sum(known) if self.rooms is not None and len(known) == len(self.rooms) else None
 
 
 #: The help of a gauge, and what returns its value; None where there is no sample.
@@ -150,7 +155,7 @@ _GAUGES: Mapping[str, Mapping[str, _Gauge]] = {
         ),
         "celery_active_process_count": (
             "Tasks that these workers can execute at the same time.",
-            lambda queue: None if queue.rooms is None else sum(queue.rooms),
+            _Queue.room,
         ),
     },
     "": {
@@ -212,10 +217,11 @@ class _Families(Collector):
         lengths, replies = self.report.queues or {}, self.report.consumers
         consumers = consumed_queues(replies or {})
         stats = self.report.answers["stats"] or {}
-        room = {worker: number(slots_of(reply)) or 0 for worker, reply in stats.items()}
+        room = {worker: number(slots_of(reply)) for worker, reply in stats.items()}
+        is_known = replies is not None and "workers" not in self.report.question.only_some
         for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), MAX_QUEUES):
-            rooms = [room.get(worker, 0) for worker in consumers.get(name, ())]
-            yield label, _Queue(lengths.get(name), None if replies is None else rooms)
+            rooms = [room.get(worker) for worker in consumers.get(name, ())]
+            yield label, _Queue(lengths.get(name), rooms if is_known else None)
 
     def _tasks(self, workers: Mapping[str, _Worker]) -> Metric:
         """Return the number of tasks by worker and name of the task.

@@ -343,7 +343,8 @@ def test_document(show: Callable[..., Elements]) -> None:
     for text in (
         "Every worker answered", "Answering 1", "Missing 0", "2026-03-01",
         "12 ms", "Processed 1,500", "prefork", "1 of 4", "1 day 2 h", "55 MB", "in 3 min",
-        "1 min 5 s", "2026, 'March', draft=True", "broker.internal", "No task is revoked.",
+        "1 min 5 s", "2026, 'March', draft=True", "broker.internal",
+        "No worker that answered knows a revoked task.",
     ):  # fmt: skip
         assert text in shown.text
     copies = [attrs for _, attrs in shown.elements if "data-copy" in attrs]
@@ -375,7 +376,8 @@ def test_empty__says_how_to_start_a_worker(show: Callable[..., Elements]) -> Non
     narrowed = show(EMPTY, "?worker=a@h", missing={"a@h": FIELDS})
     assert "celery -A" not in narrowed.text
     assert "manage.py celery_stats" not in narrowed.text
-    assert "Only some workers or fields were asked for" in narrowed.text
+    assert "Only some workers were asked for" in narrowed.text
+    assert "No worker that was asked answered" in narrowed.text
 
 
 def test_empty_and_workers_missing__says_how_to_remove_their_names(
@@ -397,7 +399,7 @@ def test_missing__by_name_and_what_they_owe(show: Callable[..., Elements]) -> No
 def test_field__not_asked_for(show: Callable[..., Elements]) -> None:
     shown = show({"stats": {"a@h": STATS}}, "?field=stats")
     assert "No worker answered this, or it was not asked for." in shown.text
-    assert "No task is revoked." not in shown.text
+    assert "knows a revoked task" not in shown.text
 
 
 def test_json_link__keeps_the_query(show: Callable[..., Elements], settings: Any) -> None:

@@ -75,9 +75,13 @@ class Question:
         return {"safe": None} if command == "active" else {}
 
     @property
-    def is_narrowed(self) -> bool:
-        """Whether only some workers or fields are asked for."""
-        return bool(self.workers) or self.fields != FIELDS
+    def only_some(self) -> tuple[str, ...]:
+        """What is not asked for whole, so that nothing can be said of all of it.
+
+        Those who show an answer read it here, and say nothing false of what was left out.
+        """
+        narrowed = {"workers": bool(self.workers), "fields": self.fields != FIELDS}
+        return tuple(name for name, is_narrowed in narrowed.items() if is_narrowed)
 
     def together(self, commands: Collection[str]) -> dict[str, Any]:
         """Return the argument that asks a worker with this app for commands in one reply."""

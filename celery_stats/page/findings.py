@@ -22,6 +22,7 @@ class Finding(NamedTuple):
 
     Attributes:
         heading: the heading of the page, if nothing before it is found.
+        heading_of_some: the same where only some workers were asked, if that is another one.
         find: returns what is found in a report; something that is false if that is nothing.
         note: returns a sentence about it, which names nobody, for the top of the page.
         is_at_workers: whether ``find`` returns :data:`Remarks`.
@@ -31,6 +32,7 @@ class Finding(NamedTuple):
     find: Callable[[Report], Any]
     note: Callable[[Any], str] | None = None
     is_at_workers: bool = False
+    heading_of_some: str = ""
 
 
 def silent_workers(report: Report) -> set[str]:
@@ -48,7 +50,7 @@ def orphaned_queues(report: Report) -> set[str]:
 
     They are not known if only some workers were asked.
     """
-    if report.consumers is None or report.question.workers:
+    if report.consumers is None or "workers" in report.question.only_some:
         return set()
     waiting = {queue for queue, length in (report.queues or {}).items() if length}
     return waiting - consumed_queues(report.consumers).keys()
@@ -79,7 +81,11 @@ def _unnamed(connections: int) -> str:
 
 #: The first one that is found is the state of the page. Only the last one is good.
 FINDINGS = {
-    "none": Finding("No worker answered", lambda report: not any(report.answers.values())),
+    "none": Finding(
+        "No worker answered",
+        lambda report: not any(report.answers.values()),
+        heading_of_some="No worker that was asked answered",
+    ),
     "missing": Finding("Workers are missing", silent_workers),
     "partial": Finding("Some answers are missing", incomplete, is_at_workers=True),
     "unreadable": Finding(
@@ -88,7 +94,11 @@ FINDINGS = {
     "unnamed": Finding("Somebody did not answer", lambda report: report.unnamed, note=_unnamed),
     "backlog": Finding("Messages wait that nobody consumes", orphaned_queues),
     "without_queue": Finding("A worker consumes no queue", consuming_nothing, is_at_workers=True),
-    "complete": Finding("Every worker answered", lambda report: True),
+    "complete": Finding(
+        "Every worker answered",
+        lambda report: True,
+        heading_of_some="Every worker that was asked answered",
+    ),
 }
 
 
@@ -96,6 +106,13 @@ def look_into(report: Report) -> dict[str, Any]:
     """Return what is found, by key of :data:`FINDINGS` and in its order. It is never empty."""
     found = {key: finding.find(report) for key, finding in FINDINGS.items()}
     return {key: value for key, value in found.items() if value}
+
+
+def heading(state: str, report: Report) -> str:
+    """Return the heading for a key of :data:`FINDINGS`."""
+    found = FINDINGS[state]
+    is_some = "workers" in report.question.only_some
+    return (is_some and found.heading_of_some) or found.heading
 
 
 def remarks_at(found: dict[str, Any], worker: str) -> Iterator[tuple[str, Any]]:

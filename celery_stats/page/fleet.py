@@ -27,7 +27,7 @@ from celery_stats.shapes import (
     value_at,
 )
 
-from .findings import FINDINGS, look_into, notes, remarks_at
+from .findings import heading, look_into, notes, remarks_at
 from .look_up import look_ups
 from .tasks import TaskList, task_lists
 from .text import (
@@ -71,9 +71,9 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
     taken_at = localtime(report.taken_at)
     return {
         "state": state,
-        "heading": FINDINGS[state].heading,
+        "heading": heading(state, report),
         "notes": list(notes(report)),
-        "narrowed": question.is_narrowed,
+        "narrowed": " and ".join(question.only_some),
         "json_link": json_link,
         "visitor": shorten(visitor).shown,
         "answering": count(len(names)),
@@ -158,7 +158,7 @@ class Worker(NamedTuple):
 
     Attributes:
         key: the name, by which the script recognises the row.
-        percent: the share of busy slots, 0 to 100.
+        percent: the share of busy slots, 0 to 100; None if it is not known.
         counts: the number of tasks in each of the four lists, by field.
         processed: tasks that it has accepted since its start.
         missing: the fields that it did not answer, comma-separated.
@@ -171,7 +171,7 @@ class Worker(NamedTuple):
     pool: Text
     busy: Count
     slots: Count
-    percent: int
+    percent: int | None
     counts: Mapping[str, Count]
     prefetch: Count
     processed: Count
@@ -198,7 +198,7 @@ def worker_row(name: str, report: Report, found: dict[str, Any]) -> Worker:
         pool=shorten(pool_name.removeprefix("celery.concurrency.").removesuffix(":TaskPool")),
         busy=busy,
         slots=room,
-        percent=percent(busy.value or 0, room.value or 0),
+        percent=percent(busy.value, room.value),
         counts=counts,
         prefetch=count(stats.get("prefetch_count")),
         processed=processed_by(stats),
@@ -210,8 +210,10 @@ def worker_row(name: str, report: Report, found: dict[str, Any]) -> Worker:
     )
 
 
-def percent(part: int, whole: int) -> int:
-    """Return a share for a bar: 0 to 100."""
+def percent(part: int | None, whole: int | None) -> int | None:
+    """Return a share for a bar: 0 to 100; None if a number is not known."""
+    if part is None or whole is None:
+        return None
     return min(100, max(0, round(100 * part / whole))) if whole > 0 else 0
 
 

@@ -13,6 +13,7 @@ from celery_stats.report import Report
 from celery_stats.shapes import TASK_LISTS, entries, holders, queried, slots_of, task_of
 from celery_stats.times import eta_of, running_for, time_before, time_to_go
 
+from .findings import heading
 from .pasted import pasted_ids
 from .tasks import Task, arguments, names, task_row
 from .text import Excerpt, Text, count, duration, pairs, plural, shorten, time_of_day
@@ -250,10 +251,11 @@ def _until_eta(report: Report, worker: str, held: Held) -> str:
 
 def _nobody(report: Report) -> Iterator[str]:
     """Yield that no worker knows it, and who may."""
+    only_some = report.question.only_some
     if not any(report.answers.values()):
-        yield "No worker answered."
-    elif report.question.is_narrowed:
-        yield "No worker that was asked and answered knows it."
+        yield f"{heading('none', report)}."
+    elif only_some:
+        yield f"No answer names it, but only some {' and '.join(only_some)} were asked for."
     else:
         yield "No worker that answered knows it."
     silent = [shorten(worker).shown for worker in report.missing]

@@ -36,24 +36,24 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "active": {
         "title": "Active",
         "caption": "Being executed, the longest first.",
-        "empty": "No worker is executing a task.",
+        "empty": "No worker that answered is executing a task.",
         "when": "Running for",
     },
     "reserved": {
         "title": "Reserved",
         "caption": "Received by a worker, not yet started.",
-        "empty": "No task is waiting in a worker.",
+        "empty": "No worker that answered holds a task that waits.",
     },
     "scheduled": {
         "title": "Scheduled",
         "caption": "Held by a worker until their ETA, the soonest first.",
-        "empty": "No task is held until an ETA.",
+        "empty": "No worker that answered holds a task until an ETA.",
         "when": "Due",
     },
     "revoked": {
         "title": "Revoked",
         "caption": "Ids that workers will not execute; each is counted once.",
-        "empty": "No task is revoked.",
+        "empty": "No worker that answered knows a revoked task.",
     },
 }
 
@@ -106,6 +106,8 @@ def task_lists(report: Report) -> dict[str, TaskList]:
         "scheduled": excerpt(scheduled, TASKS_SHOWN, lambda entry: scheduled_row(report, *entry)),
         "revoked": revoked_rows(answers),
     }
+    left_out = [name for name in report.question.only_some if name != "fields"]
+    only = f"None, but only some {' and '.join(left_out)} were asked for." if left_out else ""
     lists = {}
     for field, (items, total, note) in excerpts.items():
         replies = (answers.get(field) or {}).values()
@@ -116,7 +118,7 @@ def task_lists(report: Report) -> dict[str, TaskList]:
             items=items,
             total=total if answered else count(None),
             note=note,
-            empty=LAYOUTS[field]["empty"] if answered else NOT_ASKED,
+            empty=(only or LAYOUTS[field]["empty"]) if answered else NOT_ASKED,
         )
     return lists
 

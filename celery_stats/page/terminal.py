@@ -63,7 +63,7 @@ def lines(report: Report) -> Iterator[Line]:
         role = GOOD if context["state"] == "complete" else WARNING
         yield f"{plural(answering, 'worker')} answered in {elapsed} ms at {clock}.", role
     else:
-        yield f"No worker answered at {clock}.", ERROR
+        yield f"{context['heading']} at {clock}.", ERROR
     yield from silent(report)
     for queue in context["queues"].items:
         if queue.is_orphaned:
