@@ -468,3 +468,23 @@ def test_worker_that_stops_before_it_has_answered_everything__not_missing_afterw
         answer.learn()
         missing.append(answer.missing)
     assert missing == [set(), {"a"}, set()]
+
+
+class SlowToPublish(Connection):
+    """Takes as long to publish a command as a worker takes to answer two."""
+
+    def publish(self, *args: Any, **options: Any) -> str:
+        ticket = super().publish(*args, **options)
+        self.broker.wait(0.003)
+        return ticket
+
+
+def test_redis__worker_is_away_when_it_is_counted__waited_for() -> None:
+    """Another caller's question makes it lose ours, and its mailbox is away for a moment."""
+    broker = Broker("redis")
+    broker.start(Node("a"))
+    broker.start(Node("b", "plain", unencodable=("active",)))
+    broker.ask_as_another(("active",))
+    answer = Answer(Asker(SlowToPublish(broker)), Question())
+    answer.check()
+    assert answer.present == {"a", "b"}
