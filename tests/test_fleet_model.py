@@ -488,3 +488,16 @@ def test_redis__worker_is_away_when_it_is_counted__waited_for() -> None:
     answer = Answer(Asker(SlowToPublish(broker)), Question())
     answer.check()
     assert answer.present == {"a", "b"}
+
+
+def test_redis__worker_was_heard_beside_a_silent_one__waited_for_when_it_is_slow() -> None:
+    """As many are silent as before, and it is somebody else."""
+    broker, worker, foreign = Broker("redis"), Node("a"), Node("tool", "foreign")
+    broker.start(worker)
+    broker.start(foreign)
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).snapshot.unnamed == 1
+    broker.stop(foreign)
+    broker.flush()
+    broker.freeze(worker, TIMEOUT / 2)
+    assert Answer(asker, Question()).present == {"a"}
