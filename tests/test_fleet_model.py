@@ -501,3 +501,17 @@ def test_redis__worker_was_heard_beside_a_silent_one__waited_for_when_it_is_slow
     broker.flush()
     broker.freeze(worker, TIMEOUT / 2)
     assert Answer(asker, Question()).present == {"a"}
+
+
+@pytest.mark.parametrize("kind", ["redis", "amqp", "filesystem"])
+def test_silence_of_a_named_worker__says_nothing_about_the_others(kind: str) -> None:
+    """Neither that everybody is known, nor that they do not read their mailboxes."""
+    broker = Broker(kind)
+    named, mute, slow = Node("named"), Node("mute"), Node("slow")
+    for node in (named, mute, slow):
+        broker.start(node)
+    broker.freeze(mute, 1e9)
+    broker.freeze(slow, TIMEOUT * 1.5)
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question(workers=("mute", "named"))).present == {"named"}
+    assert Answer(asker, Question()).present == {"named", "slow"}
