@@ -224,3 +224,15 @@ def test_asked_every_six_seconds__one_connection(
             assert workers_by_field(take(app, WINDOW, deadline=5.0)) == everywhere("one@t")
             set_clock_ahead(monkeypatch, 6.0)
         assert len(proxy.said) == 1
+
+
+def test_asked_twice_within_the_time_that_a_connection_is_kept__closed_afterwards(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time begins anew with the second question."""
+    monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", 1.0)
+    broker = make_broker("amqp")
+    with proxied(broker) as (proxy, app), Mailbox(broker, "one@t", Mailbox.answer):
+        for _ in range(2):
+            take(app, WINDOW / 2)
+        wait_until(lambda: all(map(closed_in_order, proxy.said)), what="the close")
