@@ -157,6 +157,18 @@ def test_silent_once_and_slow_after_an_answer__waited_for(
 
 
 @on_both
+def test_broker_is_frozen_and_nobody_is_known__unavailable(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    """Nobody answers either way, so only the broker can tell that nobody is there."""
+    with proxied(make_broker(kind)) as (proxy, app):
+        assert workers_by_field(take(app, WINDOW, deadline=3.0)) == everywhere()
+        proxy.freeze()
+        with pytest.raises(BrokerUnavailable):
+            take(app, WINDOW, deadline=3.0)
+
+
+@on_both
 class TestDeadline:
     def test_every_exchange_is_late__holds_for_their_sum(
         self, make_broker: MakeBroker, kind: str
