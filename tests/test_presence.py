@@ -577,6 +577,23 @@ def test_table_local_to_the_process_and_a_named_worker_loses_its_reply__asked_ag
         broker_for(app).close()
 
 
+def test_table_local_to_the_process_and_a_reply_is_lost__asked_again(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker("filesystem")
+    app = broker.client(broker_transport="tests.local_table:Transport")
+    loses_one = answer_if(
+        lambda mailbox, method: method != "reserved" or mailbox.heard.count(method) > 1
+    )
+    try:
+        with Mailbox(broker, "one@t", loses_one):
+            snapshot = take(app, WINDOW)
+        assert workers_by_field(snapshot) == everywhere("one@t")
+        assert snapshot.missing == {}
+    finally:
+        broker_for(app).close()
+
+
 def test_table_that_cannot_be_read__never_taken_for_empty(
     make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
