@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from select import select
@@ -127,6 +128,26 @@ def test_worker_that_lost_a_reply_has_left__missing_for_a_minute_and_then_forgot
         snapshot = take(broker.app, WINDOW)
     assert workers_by_field(snapshot) == everywhere("one@t")
     assert snapshot.missing == {}
+
+
+def test_many_workers_have_left__their_mailboxes_are_not_looked_for_one_by_one(
+    make_broker: MakeBroker,
+) -> None:
+    """Each costs several exchanges. A hostile worker can make up any number of names."""
+    broker = make_broker("amqp")
+    left = [f"{number:03}@made-up" for number in range(200)]
+
+    def many(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        for name in (mailbox.name, *(left if len(mailbox.heard) == 1 else ())):
+            mailbox.answer(command, name)
+
+    with proxied(broker) as (proxy, app), Mailbox(broker, "one@t", many):
+        assert set(left) < accounted_for(take(app, WINDOW, deadline=6.0, fields=("stats",)))
+        proxy.delay = 0.02
+        began = time.monotonic()
+        snapshot = take(app, WINDOW, deadline=6.0, fields=("stats",))
+        assert time.monotonic() - began < 7
+    assert workers_by_field(snapshot)["stats"] == ["one@t"]
 
 
 def test_pong_of_a_beat_comes_late__not_taken_for_a_worker(make_broker: MakeBroker) -> None:
