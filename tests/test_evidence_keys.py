@@ -195,8 +195,8 @@ def test_replies_that_nobody_reads__a_new_process_does_not_prolong_their_life(
         assert 30 < client.ttl(unbounded) <= 60
 
 
-def test_ping_by_name_is_answered_after_the_end__no_list_of_it_stays(
-    make_broker: MakeBroker,
+def test_ping_by_name_is_answered_after_the_end__no_list_of_it_stays_nor_is_read(
+    make_broker: MakeBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = make_broker()
     asked: list[dict[str, Any]] = []
@@ -218,3 +218,5 @@ def test_ping_by_name_is_answered_after_the_end__no_list_of_it_stays(
         reply_to = unanswered[0]["reply_to"]
         client.lpush(f"{reply_to['routing_key']}.{reply_to['exchange']}", "a pong")
         assert reply_keys(client, broker) == []
+        assert workers_by_field(take(broker.app)) == everywhere("one@t")
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
