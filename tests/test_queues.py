@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -21,6 +22,7 @@ from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.processes import wait_until
+from tests.test_evidence import proxied
 
 URL = "/api/celery-stats/"
 KINDS = ("redis", "filesystem", "amqp")
@@ -238,6 +240,18 @@ def test_queue_lengths__too_many_and_refused__no_more_than_100_are_asked_for(
 
 def test_queue_lengths__no_time_left__none(make_broker: MakeBroker) -> None:
     assert lengths(make_broker(), within=0) == {}
+
+
+def test_queue_lengths__time_is_over_meanwhile__those_before(make_broker: MakeBroker) -> None:
+    broker = make_broker("amqp")
+    broker.app.conf.task_queues = [Queue(name_of(broker, f"{n:03}")) for n in range(100)]
+    with proxied(broker) as (proxy, app), app.connection_for_write() as connection:
+        connection.connect()
+        proxy.delay = 0.05
+        began = time.monotonic()
+        found = queue_lengths(broker.app, connection, within=1.0)
+        assert time.monotonic() - began < 5
+    assert 0 < len(found) < 100
 
 
 def test_take_snapshot__queues_asked_for__beside_whole_answers(broker: Broker) -> None:
