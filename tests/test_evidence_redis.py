@@ -411,3 +411,24 @@ class TestWhoIsNamed:
             with Mailbox(broker, "new@t", slow):
                 flush(broker)
                 assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
+
+    def test_reply_cannot_be_read_and_another_worker_is_slow__waited_for(
+        self, make_broker: MakeBroker
+    ) -> None:
+        """Whose reply that is has answered readably too, and counts once."""
+        broker = make_broker()
+
+        def partly(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if command["method"] == "active":
+                json = {"content_type": "application/json", "content_encoding": "utf-8"}
+                mailbox.reply(command, b"{", **json)
+            else:
+                mailbox.answer(command)
+
+        with Mailbox(broker, "one@t", partly):
+            # Then it is known to be without the app, and asked everything at once.
+            assert take(broker.app, WINDOW).missing == {"one@t": ("active",)}
+            with Mailbox(broker, "slow@t", slow):
+                snapshot = take(broker.app)
+        assert workers_by_field(snapshot)["stats"] == ["one@t", "slow@t"]
+        assert snapshot.missing == {"one@t": ("active",)}
