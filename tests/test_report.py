@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import datetime, timezone
@@ -27,6 +28,7 @@ from celery_stats.report import ReportOptions
 from tests.brokers import Broker, MakeBroker, RedisServer
 from tests.celery_app import Unprintable
 from tests.comparison import without_what_changes
+from tests.mailbox import Mailbox
 from tests.processes import wait_until
 from tests.published import load, problems
 
@@ -225,6 +227,15 @@ class TestOptions:
         report.share_report(Question(), options)
         key = (Question(), options)
         assert asked == [(key, report._take, key, {}, 2.0)]
+
+
+def test_part_of_the_deadline_is_over__only_the_rest_is_left(make_broker: MakeBroker) -> None:
+    """As for a caller who has waited for the snapshot before."""
+    broker = make_broker()
+    with Mailbox(broker, "one@t", lambda *_: None):
+        began = time.monotonic()
+        report._take(Question(), ReportOptions(broker.app, 8.0, 10.0), 0.5)
+        assert time.monotonic() - began < 3
 
 
 def test_snapshot__all_of_it_in_the_report() -> None:
