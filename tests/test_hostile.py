@@ -365,6 +365,21 @@ class TestReplies:
         # Its buffer holds it once. redis-py would copy it twice.
         assert peak < 2 * limits.MAX_PAYLOAD
 
+    @pytest.mark.parametrize("more", [-2, -1, 0, 1, 2])
+    def test_payload_of_several_parts__dropped_to_its_end(
+        self, redis_broker: Broker, monkeypatch: pytest.MonkeyPatch, more: int
+    ) -> None:
+        """What is left of it would be taken for the beginning of the next one."""
+        monkeypatch.setattr(limits, "MAX_REPLY", 1024)
+        monkeypatch.setattr(limits, "MAX_PAYLOAD", 4096)
+        with redis_broker.client().connection_for_write() as connection:
+            client = connection.default_channel.client
+            limits.bound_payloads(client)
+            client.lpush("large", b"x" * (5 * limits.MAX_REPLY + more))
+            assert client.brpop("large")[1] == b""
+            client.lpush("large", b"whole")
+            assert client.brpop("large")[1] == b"whole"
+
     def test_more_than_one_question_takes__ends_and_the_next_is_whole(
         self, broker: Broker, api: APIClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
