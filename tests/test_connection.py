@@ -44,8 +44,8 @@ def test_virtual_transport__polled_at_our_interval(
 
 @pytest.mark.parametrize(
     ("configured", "expected"),
-    [({}, 0.875), ({"socket_timeout": 0.5}, 0.5)],
-    ids=["none", "ours"],
+    [({}, 0.875), ({"socket_timeout": 0.5}, 0.5), ({"socket_timeout": 30}, 0.875)],
+    ids=["none", "shorter", "longer"],
 )
 def test_redis__waits_no_longer_than_its_share_of_the_deadline(
     make_broker: MakeBroker, connect: Connect, configured: dict[str, Any], expected: Any
