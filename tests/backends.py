@@ -9,6 +9,8 @@ from typing import Any
 from celery.backends.base import KeyValueStoreBackend
 from django.db import connections
 
+SUCCESS = json.dumps({"status": "SUCCESS", "result": None})
+
 #: Set it to let a :class:`Hanging` backend end.
 go_on = threading.Event()
 #: The database connections that :class:`InDatabase` has opened.
@@ -16,10 +18,11 @@ opened: list[Any] = []
 
 
 class Hanging(KeyValueStoreBackend):  # type: ignore[misc]
-    """Does not answer."""
+    """Does not answer before it may."""
 
-    def get(self, key: str) -> None:
+    def get(self, key: str) -> str:
         go_on.wait(30)
+        return SUCCESS
 
 
 class InDatabase(KeyValueStoreBackend):  # type: ignore[misc]
@@ -29,4 +32,4 @@ class InDatabase(KeyValueStoreBackend):  # type: ignore[misc]
         connection = connections["results"]
         connection.ensure_connection()
         opened.append(connection)
-        return json.dumps({"status": "SUCCESS", "result": None})
+        return SUCCESS

@@ -19,6 +19,7 @@ from celery_stats.control.look_through import Extent, Place, look_through
 from celery_stats.control.question import Options, Question
 from celery_stats.control.results import Backend, ResultRequest
 from celery_stats.control.snapshot import take_snapshot
+from celery_stats.control.traces import find_traces
 from tests import backends
 from tests.brokers import Broker, MakeBroker, RedisServer
 from tests.processes import wait_until
@@ -248,6 +249,18 @@ def test_results__database_does_not_answer__late_and_few_threads(
     requests = [ask(broker, "x", seconds=0.05, **hanging) for _ in range(6)]
     assert {request.backend for request in requests} == {Backend.LATE}
     assert sum(thread.is_alive() for thread in results._threads) == 4
+
+
+def test_results__answered_after_the_end__not_in_the_answer(
+    make_broker: MakeBroker, hanging: dict[str, Any]
+) -> None:
+    """Others may be reading it."""
+    app = make_broker(**hanging).app
+    with app.connection_for_write() as connection:
+        traces = find_traces(app, connection, (), ("x",), ends=time.monotonic())
+    backends.go_on.set()
+    wait_until(lambda: not any(thread.is_alive() for thread in results._threads))
+    assert (traces.backend, traces.results) == (Backend.LATE, {})
 
 
 def test_results__more_questions_than_threads_one_after_the_other__all_asked(
