@@ -515,3 +515,25 @@ def test_silence_of_a_named_worker__says_nothing_about_the_others(kind: str) -> 
     asker = Asker(Connection(broker))
     assert Answer(asker, Question(workers=("mute", "named"))).present == {"named"}
     assert Answer(asker, Question()).present == {"named", "slow"}
+
+
+def test_redis__workers_are_away_when_they_are_asked__missing_and_known_afterwards() -> None:
+    """As where each question makes them reset their mailboxes, and the list loses their names."""
+    broker, names = Broker("redis"), {"a", "b"}
+    workers = [Node(name) for name in sorted(names)]
+    asker = Asker(Connection(broker))
+    for worker in workers:
+        broker.start(worker)
+    assert Answer(asker, Question()).present == names
+
+    def come_back() -> None:
+        for worker in workers:
+            broker.connect(worker)
+            worker.frozen = True
+        broker.listed.clear()
+
+    for _ in range(2):
+        for worker in workers:
+            worker.connected = worker.frozen = False
+        broker.after(0.02, come_back)
+        assert Answer(asker, Question()).missing == names

@@ -67,7 +67,7 @@ class RedisPresence(Presence):
     def after_ping(self) -> None:
         before = self._count
         self._looks.append(self._look())
-        self.doubts = self._count < max(before, 1)
+        self.doubts = self._count < max(before, 1) or bool(self._unlisted)
 
     def look_again(self) -> bool:
         before = self._count
@@ -131,6 +131,12 @@ class RedisPresence(Presence):
         return self._count - self.replies.pinged.nodes
 
     @property
+    def _is_somebody_silent(self) -> bool:
+        """Whether a node is there that has not answered, be it that it came after the question."""
+        is_pinged = bool(self.replies.pinged.tickets)
+        return self._silent > 0 or (is_pinged and self._silent_to_ping > 0)
+
+    @property
     def _silent_names(self) -> set[str]:
         """The listed names of workers from which nothing came."""
         return self._may_be_workers(self.replies.silent(self._asked(set(self._listed))))
@@ -171,12 +177,12 @@ class RedisPresence(Presence):
             roster.silent, roster.silent_since = without_name, self._asked_at
         elif roster.silent is not None:
             roster.silent = min(roster.silent, max(self._silent, 0))
-        if self._silent <= 0 and is_pinged:
+        if is_pinged and not self._is_somebody_silent:
             for name in self._silent_names:
                 roster.node(name).is_absent = True
         if not self.requested:
             roster.forget(self._unlisted - self._not_left())
-        self.is_reply_expected = self._silent > 0 or (is_pinged and self._silent_to_ping > 0)
+        self.is_reply_expected = self._is_somebody_silent
         if not self.requested or (is_pinged and not self.is_whole):
             self.unnamed = max(0, without_name - len(silent - workers))
 
@@ -188,7 +194,7 @@ class RedisPresence(Presence):
         """
         unlisted, now = self._unlisted, self.connection.now()
         is_restarted = now - self.roster.restarted_at < RECONNECTING
-        if is_restarted or self._silent + self.replies.unreadable > 0:
+        if is_restarted or self._is_somebody_silent or self.replies.unreadable:
             return unlisted
         listed_once = frozenset[str]().union(*(look.listed for look in self._looks))
         return unlisted & (listed_once | self.roster.losers(now))
