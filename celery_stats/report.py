@@ -1,4 +1,4 @@
-"""The snapshot as callers may see it: masked, JSON-safe, shared by those who ask together."""
+"""The snapshot as callers may see it: masked, JSON-safe, shared by simultaneous callers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from .sharing import SingleFlight
 class Report(Snapshot):
     """A snapshot as callers may see it: JSON-safe, and masked as the settings say.
 
-    Shared between the callers that asked the same question together, so nobody may change it.
+    Shared between the callers that asked the same question at the same time, so nobody may change
+    it.
     """
 
     _bodies: dict[int | None, bytes] = field(
@@ -145,7 +146,7 @@ def share_report(question: Question, options: ReportOptions) -> Report:
 
 
 def _take(question: Question, options: ReportOptions, remaining: float) -> Report:
-    """Take a snapshot and make it fit to be seen. It must depend on its arguments alone.
+    """Take a snapshot and make a report of it. It must depend on its arguments alone.
 
     Raises:
         CeleryStatsError: no snapshot could be taken. Its text is masked, and no exception is
@@ -153,7 +154,7 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
     """
     error: CeleryStatsError
     try:
-        return _fit_to_be_seen(take_snapshot(question, options, remaining=remaining), options)
+        return _make_report(take_snapshot(question, options, remaining=remaining), options)
     except CeleryStatsError as exc:
         error = type(exc)(reason(exc).removeprefix(f"{type(exc).__name__}: "))
     # The boundary: callers get a CeleryStatsError, whatever the error is. A module of the project
@@ -166,8 +167,12 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
     raise error
 
 
-def _fit_to_be_seen(snapshot: Snapshot, options: ReportOptions) -> Report:
-    """Return a report. What is hidden from callers is hidden in answers, missing and queues."""
+def _make_report(snapshot: Snapshot, options: ReportOptions) -> Report:
+    """Return a snapshot as callers may see it.
+
+    What is hidden from callers is hidden here, in each attribute that tells it: answers, missing,
+    queues, consumers, clocks and traces.
+    """
     answers = mask(snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments)
     return Report(
         answers=answers,

@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
 
-#: The commands that may be asked together, in the order in which their replies get room: the small
-#: ones first.
+#: The commands that a joint reply may answer, in the order in which their replies get room: the
+#: small ones first.
 COMMANDS = ("stats", CONSUMERS, "revoked", "query_task", "active", "reserved", "scheduled")
 
-#: Characters of the replies to several commands together, which are ASCII. A message of several
-#: MiB comes late on Redis. 1 000 tasks with ordinary arguments take half of it. Commands that do
-#: not fit are asked for one at a time.
-MAX_TOGETHER = 2**20
+#: Characters of a joint reply to several commands, which is ASCII. A message of several MiB comes
+#: late on Redis. 1 000 tasks with ordinary arguments take half of it. Commands that do not fit are
+#: asked for one at a time.
+MAX_JOINT = 2**20
 
 #: Characters of the reply to one command, with those that are escaped on the way. The rest of the
 #: message needs some room.
@@ -92,7 +92,7 @@ def answer(handler: Handler, handlers: dict[str, Handler], state: Any, /, **argu
 
 def _fitting(replies: dict[str, Any]) -> Iterator[str]:
     """Yield the members of the JSON object of replies, without those that do not fit."""
-    room = MAX_ALONE if len(replies) == 1 else MAX_TOGETHER
+    room = MAX_ALONE if len(replies) == 1 else MAX_JOINT
     for name, reply in replies.items():
         text = _to_json(reply)
         if len(text) + text.count('"') + text.count("\\") > MAX_ALONE:

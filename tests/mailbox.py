@@ -90,7 +90,7 @@ class Mailbox:
         headers = {"ticket": command["ticket"], "clock": 1}
         self.producer.publish(body, **{**command["reply_to"], "headers": headers, **message})
 
-    def answer_together(self, command: dict[str, Any]) -> None:
+    def answer_jointly(self, command: dict[str, Any]) -> None:
         """Reply as a worker with the app would."""
         asked = command["arguments"].get(ARGUMENT)
         if asked is None:

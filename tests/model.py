@@ -283,9 +283,9 @@ class Broker:
 
     def ask_as_another(self, fields: Collection[str]) -> None:
         """Let another process ask, as this package does."""
-        together: dict[str, Any] = {ARGUMENT: {name: {} for name in fields}}
+        joint: dict[str, Any] = {ARGUMENT: {name: {} for name in fields}}
         self.others_asked_at = self.now
-        for name, arguments in zip(fields, [together, *([{}] * len(fields))], strict=False):
+        for name, arguments in zip(fields, [joint, *([{}] * len(fields))], strict=False):
             self.deliver(Command(name, arguments, frozenset(), next(self.tickets), None))
 
     # Commands and replies
@@ -365,7 +365,7 @@ class Connection:
         return nullcontext()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def batch(self) -> Iterator[None]:
         yield
 
     @contextmanager

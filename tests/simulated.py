@@ -19,7 +19,7 @@ from typing import Any
 
 from kombu.asynchronous import Hub
 
-from celery_stats.worker import answer as answer_together
+from celery_stats.worker import answer as answer_jointly
 from tests.celery_app import make_app
 
 
@@ -118,8 +118,8 @@ def handlers(worker: str, *, with_app: bool = False) -> dict[str, Any]:
 
     single = {name: answer(reply) for name, reply in replies(worker).items()}
     if with_app:
-        together = {name: partial(answer_together, each, single) for name, each in single.items()}
-    return {**(together if with_app else single), "ping": answer(PONG["ping"])}
+        joint = {name: partial(answer_jointly, each, single) for name, each in single.items()}
+    return {**(joint if with_app else single), "ping": answer(PONG["ping"])}
 
 
 def main(config: str, count: str, prefix: str, with_app: str = "") -> None:

@@ -202,7 +202,7 @@ class TestEndpoint:
         ("production.md", "that are remembered | 10 000 |", limits.MAX_WORKERS, 10_000),
         ("production.md", "size of one reply | 8 MiB |", limits.MAX_REPLY, 8 * 2**20),
         ("production.md", "to one question | 32 MiB |", limits.MAX_REPLIES, 32 * 2**20),
-        ("production.md", "has the app | 1 MiB |", worker.MAX_TOGETHER, 2**20),
+        ("production.md", "has the app | 1 MiB |", worker.MAX_JOINT, 2**20),
         ("production.md", "to one command | 8 MiB |", worker.MAX_ALONE, 8 * 2**20 - 2**16),
         ("production.md", "worker's name | 255 |", limits.MAX_NAME, 255),
         ("how-it-works.md", "a quarter of the time", amqp.GRACE_SHARE, 0.25),

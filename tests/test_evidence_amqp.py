@@ -105,7 +105,7 @@ def test_reply_to_a_question_that_nobody_asked__makes_nobody_a_worker(
 
     def speak(mailbox: Mailbox, command: dict[str, Any]) -> None:
         mailbox.reply({**command, "ticket": "made up"}, {"beat@t": {}})
-        mailbox.answer_together(command)
+        mailbox.answer_jointly(command)
 
     only_pong = answer_if(lambda _, method: method == "ping")
     with Mailbox(broker, "one@t", speak), Mailbox(broker, "beat@t", only_pong):
@@ -120,7 +120,7 @@ def test_worker_that_lost_a_reply_has_left__missing_for_a_minute_and_then_forgot
 ) -> None:
     broker = make_broker("amqp")
     loses_one = answer_if(lambda _, method: method != "reserved")
-    with Mailbox(broker, "one@t", Mailbox.answer_together):
+    with Mailbox(broker, "one@t", Mailbox.answer_jointly):
         with Mailbox(broker, "lost@t", loses_one):
             assert take(broker.app, 1.0).missing == {"lost@t": ("reserved",)}
         assert take(broker.app, WINDOW).missing == {"lost@t": FIELDS}
@@ -159,7 +159,7 @@ def test_pong_of_a_beat_comes_late__not_taken_for_a_worker(make_broker: MakeBrok
             assert is_over.wait(20)
             mailbox.answer(command)
 
-    with Mailbox(broker, "one@t", Mailbox.answer_together), Mailbox(broker, "beat@t", late):
+    with Mailbox(broker, "one@t", Mailbox.answer_jointly), Mailbox(broker, "beat@t", late):
         assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
         is_over.set()
         (kept,) = broker_for(broker.app)._idle

@@ -98,7 +98,7 @@ class TestWhatRedisRefuses:
         self, log_in: Callable[..., Broker], caplog: pytest.LogCaptureFixture
     ) -> None:
         broker = log_in(*self.RIGHTS, "~_kombu.binding.celery.pidbox")
-        with Mailbox(broker, "one@t", Mailbox.answer_together):
+        with Mailbox(broker, "one@t", Mailbox.answer_jointly):
             for _ in range(2):
                 snapshot = take(broker.app, queues=True)
                 assert workers_by_field(snapshot) == everywhere("one@t")
@@ -156,7 +156,7 @@ def test_connection_killed_during_a_snapshot__nothing_stays(alone: Broker) -> No
             for port in proxy.far_ports:
                 client.client_kill_filter(addr=f"127.0.0.1:{port}")
             killed.set()
-        mailbox.answer_together(command)
+        mailbox.answer_jointly(command)
 
     with (
         client_of(alone) as client,
@@ -185,7 +185,7 @@ def test_replies_that_nobody_reads__a_new_process_does_not_prolong_their_life(
     broker = make_broker()
     table = f"_kombu.binding.reply.{broker.namespace}.pidbox"
     bounded, unbounded = (f"{key}.reply.{broker.namespace}.pidbox" for key in ("one", "two"))
-    with client_of(broker) as client, Mailbox(broker, "one@t", Mailbox.answer_together):
+    with client_of(broker) as client, Mailbox(broker, "one@t", Mailbox.answer_jointly):
         for name in (bounded, unbounded):
             client.sadd(table, f"key\x06\x16\x06\x16{name}")
             client.lpush(name, "")

@@ -50,7 +50,7 @@ def killed_later(broker: Broker, name: str, on_command: Any) -> Iterator[None]:
 def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
     """Answer after a pause that is longer than any grace."""
     threading.Event().wait(2 * WINDOW)
-    mailbox.answer_together(command)
+    mailbox.answer_jointly(command)
 
 
 @contextmanager
@@ -174,7 +174,7 @@ class TestWhoIsNamed:
 
         with killed_later(broker, "two@t", Mailbox.answer):
             pass
-        with Mailbox(broker, "one@t", Mailbox.answer_together):
+        with Mailbox(broker, "one@t", Mailbox.answer_jointly):
             with killed_later(broker, "celerybeat@t", only_pong):
                 assert take(broker.app).missing == {"two@t": FIELDS}
             with Mailbox(broker, "two@t", once_it_is_pinged):
@@ -187,7 +187,7 @@ class TestWhoIsNamed:
         self, make_broker: MakeBroker, node: str
     ) -> None:
         broker = make_broker()
-        with Mailbox(broker, "one@t", Mailbox.answer_together):
+        with Mailbox(broker, "one@t", Mailbox.answer_jointly):
             with killed_later(broker, node, only_pong):
                 assert take(broker.app).missing == {}
             for _ in range(3):
@@ -204,7 +204,7 @@ class TestWhoIsNamed:
         for node in ("celerybeat@t", "scheduler@t"):
             with killed_later(broker, node, only_pong):
                 pass
-        with Mailbox(broker, "one@t", Mailbox.answer_together):
+        with Mailbox(broker, "one@t", Mailbox.answer_jointly):
             for _ in range(2):
                 assert take(broker.app).missing == {"scheduler@t": FIELDS}
 
@@ -285,7 +285,7 @@ class TestWhoIsNamed:
 
         def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
             may_answer.wait(2 * WINDOW)
-            mailbox.answer_together(command)
+            mailbox.answer_jointly(command)
 
         with Mailbox(alone, "one@t", slow), own_redis.client() as client:
             may_answer.set()
@@ -329,7 +329,7 @@ class TestWhoIsNamed:
 
         def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
             may_answer.wait(2 * WINDOW)
-            mailbox.answer_together(command)
+            mailbox.answer_jointly(command)
 
         with Mailbox(alone, "one@t", slow):
             flush(alone)
@@ -342,7 +342,7 @@ class TestWhoIsNamed:
     def test_foreign_subscriber_has_left_and_a_new_worker_is_slow__waited_for(
         self, own_redis: RedisServer, alone: Broker
     ) -> None:
-        with Mailbox(alone, "one@t", Mailbox.answer_together):
+        with Mailbox(alone, "one@t", Mailbox.answer_jointly):
             with foreign_subscriber(own_redis):
                 assert take(alone.app, WINDOW).unnamed == 1
             assert take(alone.app).unnamed == 0
@@ -374,7 +374,7 @@ class TestWhoIsNamed:
         speaks.set()
         beat = answer_if(lambda _, method: method == "ping" and speaks.is_set())
         with (
-            Mailbox(broker, "one@t", Mailbox.answer_together),
+            Mailbox(broker, "one@t", Mailbox.answer_jointly),
             Mailbox(broker, "celerybeat@t", beat),
         ):
             take(broker.app)
@@ -392,7 +392,7 @@ class TestWhoIsNamed:
         speaks = threading.Event()
         mute = answer_if(lambda *_: speaks.is_set())
         with (
-            Mailbox(broker, "one@t", Mailbox.answer_together),
+            Mailbox(broker, "one@t", Mailbox.answer_jointly),
             Mailbox(broker, "mute@t", mute),
         ):
             assert take(broker.app, WINDOW).missing == {"mute@t": FIELDS}

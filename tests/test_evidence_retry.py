@@ -117,7 +117,7 @@ def test_worker_restarts_with_the_app__asked_in_one_message_again(
         for _ in range(2):
             assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
     assert len(without.heard) == 2 * len(FIELDS)
-    with Mailbox(broker, "one@t", Mailbox.answer_together) as with_app:
+    with Mailbox(broker, "one@t", Mailbox.answer_jointly) as with_app:
         for _ in range(3):
             assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
     assert with_app.heard[-2:] == ["stats", "stats"]

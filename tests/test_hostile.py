@@ -475,7 +475,7 @@ class TestReplies:
                 for _ in range(60_000):
                     mailbox.channel.basic_publish(message, **command["reply_to"])
 
-        with Mailbox(broker, HONEST, Mailbox.answer_together), Mailbox(broker, EVIL, speak):
+        with Mailbox(broker, HONEST, Mailbox.answer_jointly), Mailbox(broker, EVIL, speak):
             assert whole(api.get(URL))
         assert has_begun.is_set()
 

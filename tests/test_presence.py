@@ -186,7 +186,7 @@ class TestRedisRaces:
         looked = threading.Event()
         look = redis_presence.RedisPresence.after_asking
 
-        with Mailbox(broker, "leaving@t", Mailbox.answer_together) as leaving:
+        with Mailbox(broker, "leaving@t", Mailbox.answer_jointly) as leaving:
 
             def leave(self: Any) -> None:
                 wait_until(lambda: leaving.heard, what="its answer")
@@ -222,7 +222,7 @@ def test_known_as_no_worker__a_worker_when_it_answers(make_broker: MakeBroker) -
     broker = make_broker()
     answers = threading.Event()
     node = answer_if(lambda _, method: answers.is_set() or method == "ping")
-    with Mailbox(broker, "one@t", Mailbox.answer_together), Mailbox(broker, "node@t", node):
+    with Mailbox(broker, "one@t", Mailbox.answer_jointly), Mailbox(broker, "node@t", node):
         for _ in range(2):
             assert workers_by_field(take(broker.app)) == everywhere("one@t")
         answers.set()
@@ -413,7 +413,7 @@ class TestRabbitMQ:
         def one(mailbox: Mailbox, command: dict[str, Any]) -> None:
             is_held = is_third.is_set() and command["method"] != "ping"
             assert not is_held or heard_late.wait(20)
-            mailbox.answer_together(command)
+            mailbox.answer_jointly(command)
             if is_held:
                 one_answered.set()
 
@@ -422,11 +422,11 @@ class TestRabbitMQ:
         def answer_first_and_later_the_rest() -> None:
             if is_third.is_set() and asked.is_set() and received:
                 if not heard_late.is_set():
-                    new.answer_together(received.pop(0))
+                    new.answer_jointly(received.pop(0))
                     assert heard_late.wait(20)
                 elif one_answered.is_set():
                     threading.Event().wait(0.3)  # longer than the grace
-                    new.answer_together(received.pop(0))
+                    new.answer_jointly(received.pop(0))
 
         with Mailbox(broker, "one@t", one):
             take(broker.app, WINDOW)
@@ -506,12 +506,12 @@ class TestRabbitMQ:
         def slow(mailbox: Mailbox, command: dict[str, Any]) -> None:
             if is_slow.is_set() and command["method"] != "ping":
                 never.wait(2.0)
-            mailbox.answer_together(command)
+            mailbox.answer_jointly(command)
 
         def slower(mailbox: Mailbox, command: dict[str, Any]) -> None:
             assert in_grace.wait(20)
             never.wait(0.1)
-            mailbox.answer_together(command)
+            mailbox.answer_jointly(command)
 
         with Mailbox(broker, "one@t", slow):
             take(broker.app, WINDOW)
@@ -523,8 +523,8 @@ class TestRabbitMQ:
     def test_worker_has_left__forgotten(self, make_broker: MakeBroker) -> None:
         """Otherwise each question would ask the broker for its mailbox."""
         broker = make_broker("amqp")
-        with Mailbox(broker, "one@t", Mailbox.answer_together):
-            with Mailbox(broker, "left@t", Mailbox.answer_together):
+        with Mailbox(broker, "one@t", Mailbox.answer_jointly):
+            with Mailbox(broker, "left@t", Mailbox.answer_jointly):
                 assert workers_by_field(take(broker.app, WINDOW)) == everywhere("left@t", "one@t")
             snapshot = take(broker.app)
             assert workers_by_field(snapshot) == everywhere("one@t")

@@ -252,7 +252,7 @@ def test_snapshot__all_of_it_in_the_report() -> None:
         traces=Traces({}, Backend.NONE, {}, Extent.ALL),
         question=Question(fields=("stats",), queues=True),
     )
-    found = report._fit_to_be_seen(snapshot, ReportOptions("tests.celery_app:app"))
+    found = report._make_report(snapshot, ReportOptions("tests.celery_app:app"))
     for field in fields(Snapshot):
         value = getattr(snapshot, field.name)
         assert value, f"{field.name} has its default value here"

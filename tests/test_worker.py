@@ -13,7 +13,7 @@ from celery.worker.control import Panel
 
 from celery_stats import worker
 from celery_stats.control.broker import broker_for
-from celery_stats.control.messages import decode_together
+from celery_stats.control.messages import decode_joint_reply
 from celery_stats.control.question import ARGUMENT, Extras, Question
 from celery_stats.control.snapshot import Snapshot
 from celery_stats.shapes import FIELDS
@@ -66,7 +66,7 @@ class TestAnswer:
     def test_extras__read_as_they_were_sent(self, handlers: dict[str, worker.Handler]) -> None:
         before = time.time()
         found = worker.answer(handlers["stats"], handlers, "me", **{ARGUMENT: {"stats": {}}})
-        replies, extras = decode_together(found[ARGUMENT], ["stats", "active"])
+        replies, extras = decode_joint_reply(found[ARGUMENT], ["stats", "active"])
         assert replies == {"stats": {"pid": 42}}
         assert extras.time is not None
         assert before <= extras.time <= time.time()
@@ -74,7 +74,7 @@ class TestAnswer:
     @pytest.mark.parametrize("odd", [None, "noon", True, [], {}, 1e300, float("nan")])
     def test_extras_of_another_shape__none(self, odd: Any) -> None:
         text = json.dumps({"time": odd, "of_tomorrow": 1, "replies": {"stats": {}}})
-        assert decode_together(text, ["stats"]) == ({"stats": {}}, Extras())
+        assert decode_joint_reply(text, ["stats"]) == ({"stats": {}}, Extras())
 
     def test_handler_that_fails__an_error_and_the_others_whole(
         self, handlers: dict[str, worker.Handler]
@@ -105,8 +105,8 @@ class TestAsking:
     def test_workers_with_the_app__one_message(self, make_broker: MakeBroker) -> None:
         broker = make_broker()
         with (
-            Mailbox(broker, "one@t", Mailbox.answer_together) as one,
-            Mailbox(broker, "two@t", Mailbox.answer_together),
+            Mailbox(broker, "one@t", Mailbox.answer_jointly) as one,
+            Mailbox(broker, "two@t", Mailbox.answer_jointly),
         ):
             for _ in range(3):
                 assert workers_by_field(take(broker.app)) == everywhere("one@t", "two@t")
@@ -129,7 +129,7 @@ class TestAsking:
     ) -> None:
         broker = make_broker()
         with (
-            Mailbox(broker, "one@t", Mailbox.answer_together) as one,
+            Mailbox(broker, "one@t", Mailbox.answer_jointly) as one,
             Mailbox(broker, "plain@t", Mailbox.answer) as plain,
         ):
             for _ in range(2):
@@ -168,7 +168,7 @@ class TestAsking:
     def test_one_field__asked_for_alone(self, make_broker: MakeBroker) -> None:
         broker = make_broker()
         with (
-            Mailbox(broker, "one@t", Mailbox.answer_together) as one,
+            Mailbox(broker, "one@t", Mailbox.answer_jointly) as one,
             Mailbox(broker, "plain@t", Mailbox.answer) as plain,
         ):
             snapshot = take(broker.app, fields=("active",))
@@ -188,7 +188,7 @@ def test_real_worker__everything_with_the_argument_and_as_always_without(
         )
         return set(reply["one@t"])
 
-    assert ask(**Question().together(FIELDS)) == {ARGUMENT}
+    assert ask(**Question().joint_argument(FIELDS)) == {ARGUMENT}
     assert ask() >= {"total", "pid", "pool", "broker"}
     assert ask().isdisjoint({ARGUMENT, *FIELDS})
 

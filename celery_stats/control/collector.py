@@ -18,7 +18,7 @@ from celery_stats.shapes import FIELDS
 
 from .connection import PING, ControlConnection
 from .limits import MAX_REPLIES, MAX_WORKERS, is_name, is_too_large
-from .messages import decode_together, log_shared_name, ticket_of, workers_in_late_reply
+from .messages import decode_joint_reply, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
 from .question import ARGUMENT, CONSUMERS, Extras, Question
 from .replies import NO_NAME, NodeCount, Replies
@@ -105,10 +105,10 @@ class Collector:
         workers = self._question.workers
         without_app = self._roster.names(lambda node: node.without_app)
         beats = sorted(self.presence.before_asking())[:MAX_NAMED]
-        with self._connection.together():
+        with self._connection.batch():
             command = self._order[0]
             is_unsafe = command == "active" and self._roster.safe_first(self._connection.now())
-            # The consumers cannot be asked together with anything else.
+            # The command for the consumers cannot ask for a joint reply; see _ask().
             if is_unsafe or command == CONSUMERS:
                 command = ""
             self._ask(command, workers, everything=True)
@@ -234,7 +234,7 @@ class Collector:
         # A worker with this app can also encode a reply that is asked for alone. Celery's own
         # function for the consumers is the only one that refuses an argument it does not know.
         if command != CONSUMERS:
-            arguments |= self._question.together(self._order if everything else [command])
+            arguments |= self._question.joint_argument(self._order if everything else [command])
         ticket = self._connection.publish(
             command or "query_task", arguments, expires=self._timeout, workers=workers
         )
@@ -339,10 +339,10 @@ class Collector:
         self._retries.note_reply(ticket, name)
 
     def _take_in_answer(self, worker: str, command: str, reply: Any) -> None:
-        together = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
-        if isinstance(together, str):
+        joint_reply = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
+        if isinstance(joint_reply, str):
             self._with_app.add(worker)
-            answers, extras = decode_together(together, self._order)
+            answers, extras = decode_joint_reply(joint_reply, self._order)
             if extras != Extras():
                 self.replies.extras[worker] = extras
         else:

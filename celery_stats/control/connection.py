@@ -207,7 +207,7 @@ class ControlConnection(Mailboxes):
                 self.reply_queue.check()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def batch(self) -> Iterator[None]:
         """Send all that is published in the block at once.
 
         This saves a round trip for each message where kombu can do it: on Redis, from kombu 5.7.

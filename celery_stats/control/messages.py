@@ -39,20 +39,20 @@ def workers_in_late_reply(message: Any, connection: ControlConnection) -> set[st
     return set(islice(names, MAX_WORKERS))
 
 
-def decode_together(text: str, commands: Collection[str]) -> tuple[dict[str, Any], Extras]:
+def decode_joint_reply(text: str, commands: Collection[str]) -> tuple[dict[str, Any], Extras]:
     """Return command to reply, and what a worker with this app sent beside them.
 
     A command that is missing or cannot be decoded is left out, so that it is asked for alone.
     """
     try:
-        together = json.loads(text)
+        reply = json.loads(text)
     except (ValueError, RecursionError):
         return {}, Extras()
-    replies = together.get(REPLIES) if isinstance(together, dict) else None
+    replies = reply.get(REPLIES) if isinstance(reply, dict) else None
     if not isinstance(replies, dict):
         return {}, Extras()
     answers = {command: replies[command] for command in commands if command in replies}
-    return answers, Extras.read(together)
+    return answers, Extras.read(reply)
 
 
 def log_shared_name(worker: str) -> None:

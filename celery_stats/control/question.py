@@ -19,7 +19,8 @@ CONSUMERS = "active_queues"
 
 #: The additional argument of a command by which workers with this app are asked for several
 #: commands at once. Its value is command to the arguments of that command. The reply of such a
-#: worker has the same key. Its value is the JSON text of :class:`Extras` and :data:`REPLIES`.
+#: worker has the same key, and is called a joint reply. Its value is the JSON text of
+#: :class:`Extras` and :data:`REPLIES`.
 #: Releases of the app must understand each other, so a change of the meaning needs another name.
 ARGUMENT = "celery_stats"
 #: Command to reply. A command whose reply does not fit is left out.
@@ -83,8 +84,8 @@ class Question:
         narrowed = {"workers": bool(self.workers), "fields": self.fields != FIELDS}
         return tuple(name for name, is_narrowed in narrowed.items() if is_narrowed)
 
-    def together(self, commands: Collection[str]) -> dict[str, Any]:
-        """Return the argument that asks a worker with this app for commands in one reply."""
+    def joint_argument(self, commands: Collection[str]) -> dict[str, Any]:
+        """Return the argument that asks a worker with this app for a joint reply to commands."""
         return {ARGUMENT: {command: self.arguments(command) for command in commands}}
 
 
