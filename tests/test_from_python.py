@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import datetime, timedelta, timezone
-from inspect import signature
+from inspect import getdoc, signature
 from typing import Any
 
 import pytest
@@ -86,6 +87,8 @@ def test_get_report__narrowed(fleet: Broker) -> None:
 def test_get_report__an_argument_for_each_parameter() -> None:
     arguments = {parameter.attribute for parameter in PARAMETERS.values()}
     assert signature(get_report).parameters.keys() == {*arguments, "app", "timeout"}
+    described = re.findall(r"^ +(\w+): ", str(getdoc(get_report)), re.MULTILINE)
+    assert arguments <= {*described}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
