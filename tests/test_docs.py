@@ -202,6 +202,8 @@ class TestEndpoint:
         ("production.md", "that are remembered | 10 000 |", limits.MAX_WORKERS, 10_000),
         ("production.md", "size of one reply | 8 MiB |", limits.MAX_REPLY, 8 * 2**20),
         ("production.md", "to one question | 32 MiB |", limits.MAX_REPLIES, 32 * 2**20),
+        ("production.md", "in one reply | 300 000 |", limits.MAX_CONTAINERS, 300_000),
+        ("production.md", "to one question | 1 500 000 |", limits.MAX_VALUES, 1_500_000),
         ("production.md", "has the app | 1 MiB |", worker.MAX_JOINT, 2**20),
         ("production.md", "to one command | 8 MiB |", worker.MAX_ALONE, 8 * 2**20 - 2**16),
         ("production.md", "worker's name | 255 |", limits.MAX_NAME, 255),

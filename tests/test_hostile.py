@@ -380,15 +380,26 @@ class TestReplies:
             client.lpush("large", b"whole")
             assert client.brpop("large")[1] == b"whole"
 
+    @pytest.mark.parametrize(
+        ("limit", "value", "said"),
+        [("MAX_REPLIES", 2 * 2**20, "x" * 2**20), ("MAX_VALUES", 2500, [1] * 1000)],
+        ids=["bytes", "values"],
+    )
     def test_more_than_one_question_takes__ends_and_the_next_is_whole(
-        self, broker: Broker, api: APIClient, monkeypatch: pytest.MonkeyPatch
+        self,
+        broker: Broker,
+        api: APIClient,
+        monkeypatch: pytest.MonkeyPatch,
+        limit: str,
+        value: int,
+        said: Any,
     ) -> None:
-        monkeypatch.setattr("celery_stats.control.collector.MAX_REPLIES", 2 * 2**20)
+        monkeypatch.setattr(f"celery_stats.control.collector.{limit}", value)
 
         def speak(mailbox: Mailbox, command: Command) -> None:
             if command["method"] == "stats":
                 for number in range(5):
-                    mailbox.reply(command, {f"{number}@new": "x" * 2**20})
+                    mailbox.reply(command, {f"{number}@new": said})
 
         response = ask(api, broker, speak, commands=1)
         assert response.status_code == 200
@@ -753,15 +764,25 @@ def test_tokens__in_no_log(
     assert not any(token.key in str(vars(record)) for record in caplog.records)
 
 
-def test_more_lists_than_are_decoded__skipped_and_the_worker_missing(
-    broker: Broker, api: APIClient
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"[{'[],' * 400_000}[]]",
+        # The JSON of the reply to several commands is inside of a text.
+        '{"celery_stats": "{\\"replies\\": {\\"stats\\": [' + r"\u005b]," * 400_000 + '1]}}"}',
+        f"[{'1,' * 1_600_000}1]",
+    ],
+    ids=["lists", "escaped", "values"],
+)
+def test_more_than_is_decoded__skipped_and_the_worker_missing(
+    broker: Broker, api: APIClient, said: str
 ) -> None:
-    """They fit into the bytes of a reply, and would take most of the memory of a process."""
+    """It fits into the bytes of a reply, and would take most of the memory of a process."""
 
     def speak(mailbox: Mailbox, command: Command) -> None:
         if command["method"] == "stats":
-            said = f'{{"{EVIL}": [{"[]," * 400_000}[]]}}'
-            mailbox.reply(command, said, content_type="application/json", content_encoding="utf-8")
+            body = f'{{"{EVIL}": {said}}}'
+            mailbox.reply(command, body, content_type="application/json", content_encoding="utf-8")
         else:
             mailbox.answer(command)
 

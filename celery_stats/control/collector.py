@@ -17,7 +17,7 @@ from typing import Any
 from celery_stats.shapes import FIELDS
 
 from .connection import PING, ControlConnection
-from .limits import MAX_REPLIES, MAX_WORKERS, is_name, is_too_large
+from .limits import MAX_REPLIES, MAX_VALUES, MAX_WORKERS, is_name, measure
 from .messages import decode_joint_reply, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
 from .question import ARGUMENT, CONSUMERS, Extras, Question
@@ -53,7 +53,7 @@ class State(Enum):
     SETTLED = auto()  #: it has ended, because nobody else will answer
     SILENCE = auto()  #: it has ended, because nothing new came for ``timeout``
     DEADLINE = auto()  #: it has ended, because the time is over
-    TOO_MUCH = auto()  #: it has ended, because the replies exceed :data:`MAX_REPLIES`
+    TOO_MUCH = auto()  #: it has ended, because the replies are too many or too large
 
 
 class Collector:
@@ -87,7 +87,7 @@ class Collector:
         # Seconds in which replies could be read and nothing came since the last new answer, and
         # since the last sign of anybody. A process that stood still gives nobody up.
         self._silence = self._silence_of_all = 0.0
-        self._bytes = 0  # of all replies
+        self._bytes = self._values = 0  # of all replies
         self._names: set[str] = set()  # under which anything came
         self._expected: set[str] = set()  # their replies are kept, however many other names come
         self._with_app: set[str] = set()
@@ -134,7 +134,7 @@ class Collector:
                 if came:
                     self._connection.leave_replies()
                 return State.DEADLINE
-            if self._bytes > MAX_REPLIES:
+            if self._is_too_much:
                 logger.warning("The replies are too large: the rest of them is not read")
                 self._connection.leave_replies()
                 return State.TOO_MUCH
@@ -289,18 +289,24 @@ class Collector:
 
     # Reading
 
+    @property
+    def _is_too_much(self) -> bool:
+        return self._bytes > MAX_REPLIES or self._values > MAX_VALUES
+
     def on_message(self, message: Any) -> None:
         """Take in a kombu message; skip it if it does not carry the ticket of a question."""
         ticket = ticket_of(message)
         if ticket not in self._tickets:
             self.presence.hear_late(workers_in_late_reply(message, self._connection))
             return
-        if self._bytes > MAX_REPLIES:
+        if self._is_too_much:
             return
         try:
-            if is_too_large(message):
-                raise ValueError("it is too large")
-            self._bytes += len(message.body or "")
+            size, values = measure(message)
+            self._bytes += size
+            self._values += values
+            if self._is_too_much:
+                return
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
             self.replies.count(ticket, NO_NAME)

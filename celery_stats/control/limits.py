@@ -19,8 +19,11 @@ MAX_CONTAINERS = 300_000
 #: all of it, before anybody can see whose it is.
 MAX_PAYLOAD = 4 * MAX_REPLY
 
-#: Bytes of all replies to one question. More could not be masked and written within the deadline.
+#: Bytes of all replies to one question, and values in them. More could not be masked and written
+#: within the deadline. A short value takes 30 times as much memory as it has bytes. These are as
+#: many as 32 MiB of ordinary tasks hold.
 MAX_REPLIES = 32 * 2**20
+MAX_VALUES = 1_500_000
 
 #: Workers whose replies to one question are kept, mailboxes that are read from a list, and nodes
 #: that are remembered between questions.
@@ -28,6 +31,11 @@ MAX_WORKERS = 10_000
 
 #: Characters of a node's name. A queue of RabbitMQ, such as a mailbox, has no longer name.
 MAX_NAME = 255
+
+#: What lists, objects and values begin with in JSON, where JSON is inside of a text as well: the
+#: last of each are the escapes of these characters, which no honest writer uses.
+_CONTAINERS = ("[", "{", r"\u005", r"\u007")
+_VALUES = (",", r"\u002")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -41,13 +49,29 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not _CONTROL.search(name)
 
 
-def is_too_large(message: Any) -> bool:
-    """Whether a kombu message is larger than what is decoded."""
+def measure(message: Any) -> tuple[int, int]:
+    """Return how many bytes and how many values a kombu message holds.
+
+    Raises:
+        ValueError: it is larger than what is decoded.
+    """
     body = message.body or ""
     if len(body) > MAX_REPLY:
-        return True
-    text = body if isinstance(body, str) else bytes(body).decode("latin-1")
-    return text.count("[") + text.count("{") > MAX_CONTAINERS
+        raise ValueError("it is too large")
+    return len(body), count_values(body)
+
+
+def count_values(data: str | bytes) -> int:
+    """Return about how many values there are in JSON.
+
+    Raises:
+        ValueError: there are more of them, or more lists and objects, than are decoded.
+    """
+    text = data if isinstance(data, str) else bytes(data).decode("latin-1")
+    values = sum(map(text.count, _VALUES))
+    if values > MAX_VALUES or sum(map(text.count, _CONTAINERS)) > MAX_CONTAINERS:
+        raise ValueError("it holds too much")
+    return values
 
 
 def bound_payloads(client: Any) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from .connection import ControlConnection
-from .limits import MAX_WORKERS, is_name, is_too_large
+from .limits import MAX_WORKERS, is_name, measure
 from .question import REPLIES, Extras
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,10 @@ def ticket_of(message: Any) -> str:
 
 def workers_in_late_reply(message: Any, connection: ControlConnection) -> set[str]:
     """Return the workers whose reply to an earlier question came after its end."""
-    if ticket_of(message) not in connection.tickets or is_too_large(message):
+    if ticket_of(message) not in connection.tickets:
         return set()
     try:
+        measure(message)
         body = message.decode()
     except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
         connection.skip(message, exc)
