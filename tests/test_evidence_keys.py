@@ -190,7 +190,10 @@ def test_replies_that_nobody_reads__a_new_process_does_not_prolong_their_life(
             client.sadd(table, f"key\x06\x16\x06\x16{name}")
             client.lpush(name, "")
         client.expire(bounded, 30)
+        client.sadd(table, f"key\x06\x16\x06\x16{broker.queues[0]}")
+        client.lpush(broker.queues[0], "a task")
         take(broker.app)
+        assert client.ttl(broker.queues[0]) == -1
         assert 0 < client.ttl(bounded) <= 30
         assert 30 < client.ttl(unbounded) <= 60
 

@@ -127,13 +127,15 @@ class ReplyQueue:
     def let_others_expire(self) -> None:
         """Give a time to live to replies that nobody reads, such as those to killed processes.
 
-        A living process reads its replies at once, so it loses none.
+        A living process reads its replies at once, so it loses none. Anybody may have written a
+        row, so the name of any other queue in it is ignored.
         """
+        exchange = self._queue.exchange.name
         prefix = self._channel.global_keyprefix
         with self._channel.conn_or_acquire() as client:
             try:
-                rows = self._channel.get_table(self._queue.exchange.name)[:MAX_OTHERS]
-                names = list({row[-1] for row in rows} - {self.name})
+                rows = self._channel.get_table(exchange)[:MAX_OTHERS]
+                names = [name for *_, name in rows if name.endswith(f".{exchange}")]
                 pipe = client.pipeline(transaction=False)
                 for name in names:
                     pipe.ttl(f"{prefix}{name}")
