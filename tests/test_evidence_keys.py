@@ -12,6 +12,7 @@ import pytest
 import redis
 from rest_framework.test import APIClient
 
+from celery_stats.control import limits
 from celery_stats.shapes import FIELDS
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
@@ -131,6 +132,23 @@ def test_binding_with_another_separator__both_missing_every_time(
         snapshot = take(broker.app, WINDOW)
         assert workers_by_field(snapshot) == everywhere()
         assert snapshot.missing == {"one@t": FIELDS, "two@t": FIELDS}
+
+
+def test_list_of_mailboxes_is_large__answers_all_the_same(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers need it for nothing but to be listed."""
+    broker = make_broker()
+    key = f"_kombu.binding.{broker.namespace}.pidbox"
+    monkeypatch.setattr(limits, "MAX_PAYLOAD", 100_000)
+    with Mailbox(broker, "one@t", Mailbox.answer), client_of(broker) as client:
+        listed = client.smembers(key)
+        client.delete(key)
+        client.sadd(key, *listed, *(str(number) + "x" * 60_000 for number in range(3)))
+        snapshot = take(broker.app)
+        client.delete(key)
+    assert workers_by_field(snapshot) == everywhere("one@t")
+    assert snapshot.missing == {}
 
 
 def test_reply_that_may_not_be_decoded__missing_and_not_to_be_removed(

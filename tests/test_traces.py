@@ -13,8 +13,8 @@ import pytest
 from django.db import connections
 from kombu import Connection
 
+from celery_stats.control import limits, results
 from celery_stats.control import look_through as module
-from celery_stats.control import results
 from celery_stats.control.look_through import Extent, Place, look_through
 from celery_stats.control.question import Options, Question
 from celery_stats.control.results import Backend, ResultRequest
@@ -124,6 +124,34 @@ def test_look_through__more_than_the_limit__in_part(
     assert look(broker, "nope")[1] is Extent.PART
 
 
+@pytest.mark.parametrize("kind", ["redis", "filesystem"])
+def test_look_through__message_that_is_too_large__in_part(
+    make_broker: MakeBroker, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_PAYLOAD", 100_000)
+    monkeypatch.setattr(module, "MAX_REPLY", 100_000)
+    broker = make_broker(kind)
+    question = Question(task_ids=("nope",), look_up=("nope",), queues=True)
+    for size, extent in ((50_000, Extent.ALL), (80_000, Extent.PART)):
+        send(broker, args=("x" * size,))
+        snapshot = take_snapshot(question, Options(broker.app, timeout=0.2, deadline=4))
+        assert snapshot.traces is not None
+        assert snapshot.traces.extent is extent
+
+
+def test_look_through__message_that_holds_too_much__not_decoded(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_CONTAINERS", 1000)
+    broker = make_broker()
+    (task_id,) = send(broker)
+    with broker.app.connection_for_write() as connection:
+        client = connection.default_channel.client
+        message = client.rpop(broker.queues[0]).decode()
+        client.lpush(broker.queues[0], f'{message[:-1]}, "x": [{"[]," * 1000}1]}}')
+    assert look(broker, task_id)[0] == {}
+
+
 def test_look_through__no_time_left__in_part(make_broker: MakeBroker) -> None:
     broker = make_broker()
     send(broker)
@@ -196,6 +224,18 @@ def test_results__no_connection_is_left(stored: Broker, own_redis: RedisServer) 
     for _ in range(3):
         assert ask(stored, "nope").backend is Backend.ANSWERED
     assert len(client.client_list()) == before
+
+
+def test_results__more_than_is_read__failed_and_those_before_it_known(
+    stored: Broker, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("done", 10), ("large", 2000)):
+        said = f'{{"status": "SUCCESS", "result": "{"x" * size}"}}'
+        own_redis.client().set(f"celery-task-meta-{name}", said)
+    monkeypatch.setattr(limits, "MAX_PAYLOAD", 1000)
+    request = ask(stored, "done", "large")
+    assert request.backend is Backend.FAILED
+    assert list(request.results) == ["done"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from kombu.utils.uuid import uuid
 
 from .configuration import configure
 from .exceptions import BrokerUnavailable
-from .limits import UNREADABLE, bound_payloads, without_decompression
+from .limits import UNREADABLE, bound_replies, without_decompression
 from .mailboxes import Mailboxes
 from .reply_queue import ReplyQueue
 
@@ -146,9 +146,9 @@ class ControlConnection(Mailboxes):
         exchange, serializer = self.mailbox.exchange, self.mailbox.serializer
         self.producer = Producer(self.channel, exchange=exchange, serializer=serializer)
         if is_redis:
-            # kombu does not document ``client``.
-            with suppress(AttributeError, KeyError):
-                bound_payloads(self.channel.client)
+            # kombu uses one of them to wait for messages.
+            for pool in (self.channel.pool, self.channel.async_pool):
+                bound_replies(pool)
             self.reply_queue.let_others_expire()
 
     def _unavailable(self, reason: str) -> BrokerUnavailable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import partial
 from typing import Any
 
 #: Bytes of a reply that is decoded, and lists and objects in it. One call of ``json.loads`` holds
@@ -15,9 +16,12 @@ from typing import Any
 MAX_REPLY = 8 * 2**20
 MAX_CONTAINERS = 300_000
 
-#: Bytes of what Redis hands to kombu as one message. redis-py copies it twice, and kombu decodes
-#: all of it, before anybody can see whose it is.
-MAX_PAYLOAD = 4 * MAX_REPLY
+#: Bytes in one answer of Redis. A reply has a third more than its body there. redis-py copies it,
+#: and kombu decodes all of it, before anybody can see whose it is.
+MAX_PAYLOAD = 2 * MAX_REPLY
+
+#: What is read from Redis in place of a text that is too large. It is no message and no JSON.
+TOO_LARGE = b"too large"
 
 #: Bytes of all replies to one question, and values in them. More could not be masked and written
 #: within the deadline. A short value takes 30 times as much memory as it has bytes. These are as
@@ -74,48 +78,63 @@ def count_values(data: str | bytes) -> int:
     return values
 
 
-def bound_payloads(client: Any) -> None:
-    """Make a Redis client give kombu an empty text in place of each payload that is too large.
+def bound_replies(pool: Any) -> None:
+    """Make a pool's connections to Redis read :data:`TOO_LARGE` in place of a text that is.
 
-    kombu takes that for a message that cannot be read.
-
-    Args:
-        client: that with which kombu's channel waits for messages.
+    kombu takes that for a message that cannot be read. An answer is too large from where it has
+    more than :data:`MAX_PAYLOAD` bytes, so that lists of anything are bounded, too.
     """
-    parse = client.parse_response
+    connect = pool.get_connection
 
-    def parse_bounded(connection: Any, command: str, **options: Any) -> Any:
-        _bound_reading(connection)
-        reply = parse(connection, command, **options)
-        # Where another parser read it, such as that of hiredis.
-        if command == "BRPOP" and reply and len(reply[1]) > MAX_PAYLOAD:
-            return reply[0], b""
-        return reply
+    def get_connection(*args: Any, **options: Any) -> Any:
+        connection = connect(*args, **options)
+        if "read_response" not in vars(connection):
+            read = connection.read_response
+            connection.read_response = partial(_read_reply, connection, read)
+        return connection
 
-    client.parse_response = parse_bounded
+    pool.get_connection = get_connection
 
 
-def _bound_reading(connection: Any) -> None:
-    """Make the parser of a Redis connection drop the payload while it comes.
-
-    redis-py documents neither of the two attributes. Without them, the payload is held in memory
-    once, or three times, before it is dropped.
-    """
+def _read_reply(connection: Any, read: Any, *args: Any, **options: Any) -> Any:
+    """Read one answer. redis-py documents neither of the two attributes of its parser."""
     buffer: Any = getattr(getattr(connection, "_parser", None), "_buffer", None)
-    if not hasattr(buffer, "read") or hasattr(buffer.read, "is_bounded"):
-        return
-    read: Any = buffer.read
+    if not hasattr(buffer, "read"):  # Another parser, such as that of hiredis, is read first.
+        return _without_large(read(*args, **options))
+    if "read" not in vars(buffer):
+        buffer.read = partial(_read_bulk, buffer, buffer.read)
+    buffer.left = MAX_PAYLOAD
+    return read(*args, **options)
 
-    def read_bounded(length: int, *args: Any, **options: Any) -> Any:
-        if length <= MAX_PAYLOAD:
-            return read(length, *args, **options)
-        # ``read`` reads two bytes more than it is asked for, the end of a line.
-        for start in range(0, length + 2, MAX_REPLY):
-            read(min(MAX_REPLY, length + 2 - start) - 2, *args, **options)
-        return b""
 
-    read_bounded.is_bounded = True  # type: ignore[attr-defined]
-    buffer.read = read_bounded
+def _read_bulk(buffer: Any, read: Any, length: int, *args: Any, **options: Any) -> bytes:
+    """Read one text of an answer, or drop it while it comes."""
+    if length <= buffer.left:
+        buffer.left -= length
+        data: bytes = _without_large(read(length, *args, **options))
+        return data
+    # ``read`` reads two bytes more than it is asked for, the end of a line. The buffer keeps what
+    # was read until nothing is left in it.
+    left = length + 2
+    while left:
+        part = min(left, buffer.unread_bytes() or 1)
+        read(part - 2, *args, **options)
+        buffer.purge()
+        left -= part
+    return TOO_LARGE
+
+
+def _without_large(reply: Any) -> Any:
+    if isinstance(reply, list):
+        return [_without_large(item) for item in reply]
+    # Less cannot hold too much.
+    if not isinstance(reply, bytes) or len(reply) <= MAX_CONTAINERS:
+        return reply
+    try:
+        count_values(reply)
+    except ValueError:
+        return TOO_LARGE
+    return reply if len(reply) <= MAX_PAYLOAD else TOO_LARGE
 
 
 def without_decompression(message_class: type[Any]) -> type[Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from kombu import Connection
 
+from .limits import MAX_REPLY, TOO_LARGE, count_values
 from .queues import log_refusal, redis_client, redis_keys
 
 #: The most messages that are looked at for one question, and the most bytes of them.
@@ -85,8 +86,10 @@ class _Search:
         self._read += 1
         self._messages -= 1
         self._bytes -= len(message)
+        self.is_whole = self.is_whole and message != TOO_LARGE
         if any(mark in message for mark in self._marks):
             with suppress(ValueError, TypeError, LookupError, RecursionError):
+                count_values(message)
                 parsed = json.loads(message)
                 if before is None:
                     parsed, _exchange, queue = parsed
@@ -179,4 +182,5 @@ def _files(folder: Path, names: Collection[str], queue: str) -> Iterator[bytes]:
     for name in names:
         if name.partition(".")[2] == f"{queue}.msg":
             with suppress(FileNotFoundError):  # A worker has taken it meanwhile.
-                yield (folder / name).read_bytes()
+                path = folder / name
+                yield path.read_bytes() if path.stat().st_size <= MAX_REPLY else TOO_LARGE

@@ -20,6 +20,8 @@ from celery.app import backends
 from celery.backends.base import DisabledBackend
 from celery.states import PENDING
 
+from .limits import bound_replies
+
 logger = logging.getLogger(__name__)
 
 #: Threads at the same time in a process, those that hang in a backend included.
@@ -93,6 +95,8 @@ class ResultRequest:
             # A backend of its own, because it cannot be shared between threads.
             cls, url = backends.by_url(self.app.conf.result_backend, self.app.loader)
             backend = cls(app=self.app, url=url)
+            if (pool := _pool(backend)) is not None:
+                bound_replies(pool)
             self.backend = self._ask(backend)
         # The boundary of this thread. Backends are pluggable and may raise anything. The text of
         # the exception is not logged, because it may hold a URL with a password.
@@ -125,13 +129,17 @@ def _moment(app: Celery, value: Any) -> datetime | None:
     return value if value.tzinfo else value.replace(tzinfo=app.timezone)
 
 
+def _pool(backend: Any) -> Any:
+    """Return the connections of a backend in Redis, or None."""
+    return getattr(getattr(backend, "client", None), "connection_pool", None)
+
+
 def _close(app: Celery, backend: Any) -> None:
     """Close what this thread has opened: connections of the backend and of Django."""
     # The boundary of this thread, like that of _run().
     try:
         # redis-py would close them when the garbage collector comes.
-        pool = getattr(getattr(backend, "client", None), "connection_pool", None)
-        if pool is not None:
+        if (pool := _pool(backend)) is not None:
             pool.disconnect()
         # Celery's own way to close Django's connections after a task. Imported here, because a web
         # process needs nothing else of the worker.
