@@ -134,8 +134,9 @@ def test_binding_with_another_separator__both_missing_every_time(
         assert snapshot.missing == {"one@t": FIELDS, "two@t": FIELDS}
 
 
-def test_list_of_mailboxes_is_large__answers_all_the_same(
-    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["string", "large"])
+def test_list_of_mailboxes_is_none__answers_all_the_same(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Workers need it for nothing but to be listed."""
     broker = make_broker()
@@ -144,7 +145,10 @@ def test_list_of_mailboxes_is_large__answers_all_the_same(
     with Mailbox(broker, "one@t", Mailbox.answer), client_of(broker) as client:
         listed = client.smembers(key)
         client.delete(key)
-        client.sadd(key, *listed, *(str(number) + "x" * 60_000 for number in range(3)))
+        if kind == "string":
+            client.set(key, "no list")
+        else:
+            client.sadd(key, *listed, *(str(number) + "x" * 60_000 for number in range(3)))
         snapshot = take(broker.app)
         client.delete(key)
     assert workers_by_field(snapshot) == everywhere("one@t")

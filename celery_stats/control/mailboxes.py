@@ -77,11 +77,12 @@ class Mailboxes:
         with self.guarded():
             try:
                 rows = list(self._rows(self.mailbox.exchange.name))
-            except (ValueError, TypeError):  # It is being written, or somebody else wrote it.
-                logger.warning("The binding table of the mailboxes cannot be read")
-                return None
             except NoPermissionError:
                 log_refused("SMEMBERS", f"_kombu.binding.{self.mailbox.exchange.name}")
+                return None
+            # It is being written, or somebody else wrote it.
+            except (ValueError, TypeError, ResponseError):
+                logger.warning("The binding table of the mailboxes cannot be read")
                 return None
         queues = (row[2] for row in rows if len(row) == 3 and isinstance(row[2], str))
         names = (queue.removesuffix(suffix) for queue in queues if queue.endswith(suffix))
