@@ -370,13 +370,12 @@ class TestReplies:
         self, redis_broker: Broker, monkeypatch: pytest.MonkeyPatch, more: int
     ) -> None:
         """What is left of it would be taken for the beginning of the next one."""
-        monkeypatch.setattr(limits, "MAX_REPLY", 1024)
         monkeypatch.setattr(limits, "MAX_PAYLOAD", 4096)
         with redis_broker.client().connection_for_write() as connection:
             client = connection.default_channel.client
-            limits.bound_payloads(client)
-            client.lpush("large", b"x" * (5 * limits.MAX_REPLY + more))
-            assert client.brpop("large")[1] == b""
+            limits.bound_replies(client.connection_pool)
+            client.lpush("large", b"x" * (3 * 2**16 + more))
+            assert client.brpop("large")[1] == limits.TOO_LARGE
             client.lpush("large", b"whole")
             assert client.brpop("large")[1] == b"whole"
 
