@@ -147,6 +147,19 @@ class TestGet:
         work.end(3)
         assert sorted(future.result() for future in futures) == [1, 2, 3]
 
+    def test_other_key_behind_one_that_waits__does_not_wait(
+        self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
+    ) -> None:
+        futures = [callers.submit(shared.get, "a", work, deadline=10)]
+        work.wait_for_run(1)
+        futures.append(callers.submit(shared.get, "a", work, deadline=10))
+        wait_until(lambda: waiting(shared))
+        futures.append(callers.submit(shared.get, "b", work, deadline=10))
+        work.wait_for_run(2)
+        assert waiting(shared) == 1
+        work.end(3)
+        assert sorted(future.result() for future in futures) == [1, 2, 3]
+
     def test_time_already_waited__is_taken_from_the_run(
         self, shared: SingleFlight[int], work: Work, callers: ThreadPoolExecutor
     ) -> None:
