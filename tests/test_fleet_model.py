@@ -537,3 +537,27 @@ def test_redis__workers_are_away_when_they_are_asked__missing_and_known_afterwar
             worker.connected = worker.frozen = False
         broker.after(0.02, come_back)
         assert Answer(asker, Question()).missing == names
+
+
+def test_amqp__first_question_ends_at_its_deadline__the_next_waits_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"{__name__}.DEADLINE", TIMEOUT / 2)
+    broker, slow = Broker("amqp"), Node("slow")
+    broker.start(Node("a"))
+    broker.start(slow)
+    broker.freeze(slow, TIMEOUT * 0.75)
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).present == {"a"}
+    assert Answer(asker, Question()).present == {"a", "slow"}
+
+
+def test_amqp__nobody_was_there_and_one_is_heard_late__the_next_waits_for_all() -> None:
+    broker, late, later = Broker("amqp"), Node("late"), Node("later")
+    for node, seconds in ((late, TIMEOUT * 1.2), (later, TIMEOUT * 1.5)):
+        broker.start(node)
+        broker.freeze(node, seconds)
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).present == set()
+    broker.wait(TIMEOUT * 0.3)
+    assert Answer(asker, Question()).present == {"late", "later"}
