@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ import kombu
 import pytest
 from celery import Celery
 
+from celery_stats.control.broker import broker_for
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.mailboxes import Mailboxes
 from celery_stats.control.question import Options, Question
@@ -248,3 +250,43 @@ def test_asked_twice_within_the_time_that_a_connection_is_kept__closed_afterward
         for _ in range(2):
             take(app, WINDOW / 2)
         wait_until(lambda: all(map(closed_in_order, proxy.said)), what="the close")
+
+
+def test_question_during_another_one__one_connection_is_kept(make_broker: MakeBroker) -> None:
+    broker = make_broker("amqp")
+    held: list[dict[str, Any]] = []
+    holds, is_held = threading.Event(), threading.Event()
+
+    def hold_one(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if holds.is_set() and not is_held.is_set():
+            held.append(command)
+            is_held.set()
+        else:
+            mailbox.answer_together(command)
+
+    with (
+        proxied(broker) as (proxy, app),
+        Mailbox(broker, "one@t", hold_one) as mailbox,
+        ThreadPoolExecutor() as pool,
+    ):
+        take(app, WINDOW)
+        holds.set()
+        first = pool.submit(take, app)
+        assert is_held.wait(20)
+        assert workers_by_field(take(app)) == everywhere("one@t")
+        mailbox.on_idle = lambda: mailbox.answer_together(held.pop()) if held else None
+        assert workers_by_field(first.result()) == everywhere("one@t")
+        assert len(broker_for(app)._idle) == 1
+        assert len(proxy.said) == 2
+        wait_until(lambda: closed_in_order(proxy.said[0]), seconds=5, what="its close")
+
+
+def test_question_with_another_deadline__a_connection_with_its_time_outs(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker("amqp")
+    with Mailbox(broker, "one@t", Mailbox.answer):
+        for deadline, seconds in ((20.0, 2.625), (5.0, 0.75)):
+            take(broker.app, WINDOW, deadline=deadline)
+            (kept,) = broker_for(broker.app)._idle
+            assert kept.exchange_timeout == seconds
