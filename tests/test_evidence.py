@@ -262,7 +262,7 @@ def test_question_during_another_one__one_connection_is_kept(make_broker: MakeBr
             held.append(command)
             is_held.set()
         else:
-            mailbox.answer_together(command)
+            mailbox.answer_jointly(command)
 
     with (
         proxied(broker) as (proxy, app),
@@ -274,7 +274,7 @@ def test_question_during_another_one__one_connection_is_kept(make_broker: MakeBr
         first = pool.submit(take, app)
         assert is_held.wait(20)
         assert workers_by_field(take(app)) == everywhere("one@t")
-        mailbox.on_idle = lambda: mailbox.answer_together(held.pop()) if held else None
+        mailbox.on_idle = lambda: mailbox.answer_jointly(held.pop()) if held else None
         assert workers_by_field(first.result()) == everywhere("one@t")
         assert len(broker_for(app)._idle) == 1
         assert len(proxy.said) == 2
