@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -356,6 +357,7 @@ def test_after_a_fork__the_child_does_not_wait_for_the_parents_run(
     child = os.fork()
     if child == 0:
         status = 1
+        signal.alarm(10)  # Without it, a lock that is locked for ever would stop the test run.
         with suppress(BaseException):
             status = 0 if shared.get("key", lambda remaining: 7, deadline=5) == 7 else 2
         os._exit(status)
