@@ -561,3 +561,56 @@ def test_amqp__nobody_was_there_and_one_is_heard_late__the_next_waits_for_all() 
     assert Answer(asker, Question()).present == set()
     broker.wait(TIMEOUT * 0.3)
     assert Answer(asker, Question()).present == {"late", "later"}
+
+
+def test_queues_are_asked_for__in_what_is_left_of_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    within: list[float] = []
+
+    def queue_lengths(*args: Any, **options: Any) -> dict[str, int]:
+        within.append(options["within"])
+        return {}
+
+    monkeypatch.setattr(snapshot, "queue_lengths", queue_lengths)
+    broker = Broker("redis")
+    broker.start(Node("slow", delay=TIMEOUT / 2))
+    Answer(Asker(Connection(broker)), Question(queues=True))
+    assert within == [pytest.approx(DEADLINE - TIMEOUT / 2, abs=0.1)]
+
+
+def test_redis__one_of_two_is_asked__the_other_is_not_unnamed() -> None:
+    broker = Broker("redis")
+    for name in ("a", "b"):
+        broker.start(Node(name))
+    broker.flush()
+    answer = Answer(Asker(Connection(broker)), Question(workers=("a",)))
+    assert (answer.present, answer.snapshot.unnamed) == ({"a"}, 0)
+
+
+def test_table_cannot_be_read_once__nothing_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that loses the plain reply to ``active`` is still asked for the safe form first."""
+    broker = Broker("filesystem")
+    broker.start(Node("a", **WORKERS["loses active"]))
+    asker = Asker(Connection(broker))
+    Answer(asker, Question())
+    with monkeypatch.context() as patch:
+        patch.setattr(asker.connection, "listed_names", lambda: None)
+        Answer(asker, Question())
+    asked = Answer(asker, Question()).connection.asked.values()
+    assert [c.arguments["safe"] for c in asked if c.method == "active"] == [True]
+
+
+def test_more_names_than_are_remembered__the_first_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hostile worker can make up any number."""
+    monkeypatch.setattr("celery_stats.control.presence.roster.MAX_WORKERS", 2)
+    broker = Broker("redis")
+    for name in NAMES:
+        broker.start(Node(name))
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).present == set(NAMES)
+    assert len(asker.roster.nodes) == 2
