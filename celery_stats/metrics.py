@@ -20,7 +20,6 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 from prometheus_client.registry import Collector
 
-from .control.queues import consumed_queues
 from .report import Report
 from .shapes import answering, length_of, mapping, number, replies_of, slots_of, value_at
 from .times import running_for
@@ -214,11 +213,11 @@ class _Families(Collector):
             yield label, _Worker(self.report, name, name in answered, replies)
 
     def _queues(self) -> Iterator[tuple[str, _Queue]]:
-        lengths, replies = self.report.queues or {}, self.report.consumers
-        consumers = consumed_queues(replies or {})
+        lengths, consumers = self.report.queues or {}, self.report.consumed
         stats = self.report.answers["stats"] or {}
         room = {worker: number(slots_of(reply)) for worker, reply in stats.items()}
-        is_known = replies is not None and "workers" not in self.report.question.only_some
+        is_asked = self.report.consumers is not None
+        is_known = is_asked and "workers" not in self.report.question.only_some
         for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), MAX_QUEUES):
             rooms = [room.get(worker) for worker in consumers.get(name, ())]
             yield label, _Queue(lengths.get(name), rooms if is_known else None)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from .conf import SETTINGS, Conf, conf
 from .control.configuration import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
 from .control.question import CeleryApp, Options, Question
+from .control.queues import consumed_queues
 from .control.snapshot import Snapshot, take_snapshot
 from .masking.answers import jsonsafe, mask, safe_error
 from .query import WrongQuestion, make_question
@@ -29,6 +30,11 @@ class Report(Snapshot):
     _bodies: dict[int | None, bytes] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    @cached_property
+    def consumed(self) -> Mapping[str, Sequence[str]]:
+        """The workers that consume each queue."""
+        return consumed_queues(self.consumers or {})
 
     def json(self, indent: int | None = None) -> bytes:
         """Return the answers as REST framework writes JSON.

@@ -12,6 +12,7 @@ from celery_stats.control.look_through import Extent, Place
 from celery_stats.control.question import Extras, Question
 from celery_stats.control.results import Backend, Result
 from celery_stats.control.traces import Traces
+from celery_stats.page import look_up, tasks
 from celery_stats.page.look_up import LookUp, look_ups
 from celery_stats.page.pasted import pasted_ids, task_ids
 from celery_stats.report import Report
@@ -86,10 +87,27 @@ def test_short_beginning__not_looked_for() -> None:
 
 
 def test_beginning_of_several__all_named() -> None:
-    tasks = [{**TASK, "id": f"12345678-{n}"} for n in range(12)]
-    (found,) = look("12345678", answers={**ANSWERS, "active": {"a@h": tasks}})
+    tasks = [{**TASK, "id": f"12345678-A{n}"} for n in range(10, 22)]
+    odd = [{"id": ["12345678"]}, {"id": 12345678}, {"id": "12345679"}]
+    (found,) = look("12345678-a", answers={**ANSWERS, "active": {"a@h": [*odd, *tasks]}})
     assert found.sentences == ["12 tasks that workers know begin with it."]
-    assert [task.whole_id for task in found.fits] == [f"12345678-{n}" for n in range(10)]
+    assert [task.whole_id for task in found.fits] == [f"12345678-A{n}" for n in range(10, 20)]
+
+
+def test_many_ids_and_many_tasks__the_lists_are_searched_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[str] = []
+
+    def entries(answers: Any, field: str) -> list[tuple[str, Any]]:
+        searched.append(field)
+        return tasks.entries(answers, field)
+
+    monkeypatch.setattr(look_up, "entries", entries)
+    several = " ".join(f"{ID[:8]}x{n}" for n in range(30))
+    assert len(look(f"{ID[:9]} {ID[:10]} {several}", traces=None)) == 32
+    # For ids, for beginnings, and for what the only beginnings mean.
+    assert len(searched) == 3 * 3
 
 
 def test_too_long_or_with_control_characters__no_id() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from celery_stats.control.queues import consumed_queues
 from celery_stats.report import Report
 from celery_stats.shapes import unexpected_replies
 
@@ -53,7 +52,7 @@ def orphaned_queues(report: Report) -> set[str]:
     if report.consumers is None or "workers" in report.question.only_some:
         return set()
     waiting = {queue for queue, length in (report.queues or {}).items() if length}
-    return waiting - consumed_queues(report.consumers).keys()
+    return waiting - report.consumed.keys()
 
 
 def consuming_nothing(report: Report) -> Remarks:

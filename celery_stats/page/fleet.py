@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from django.utils.timezone import localtime
 
-from celery_stats.control.queues import consumed_queues
 from celery_stats.report import Report
 from celery_stats.shapes import (
     TASK_LISTS,
@@ -131,7 +130,7 @@ class Queue(NamedTuple):
 
 def queue_rows(report: Report, orphaned: Collection[str]) -> Excerpt:
     """Return the queues, the longest first, each with the workers that consume it."""
-    consumers = consumed_queues(report.consumers or {})
+    consumers = report.consumed
     lengths = dict.fromkeys(consumers) | dict(report.queues or {})
 
     def row(queue: str) -> Queue:

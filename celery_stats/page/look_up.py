@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from celery_stats.control.look_through import MAX_BYTES, MAX_MESSAGES, Extent, Place
-from celery_stats.control.queues import consumed_queues
 from celery_stats.control.results import Backend, Result
 from celery_stats.report import Report
 from celery_stats.shapes import TASK_LISTS, entries, holders, queried, slots_of, task_of
@@ -70,11 +71,30 @@ class Held(NamedTuple):
 
 def look_ups(report: Report) -> list[LookUp]:
     """Return what is known of each task that is looked up."""
-    question = report.question
-    known = _held(report, question.task_ids)
-    found = dict.fromkeys([*known, *_traced(report)])
+    known = _held(report, report.question.task_ids)
+    wanted = _wanted(report, known)
+    ids = [] if all(wanted.values()) else _ids(report)
+    fits = {text: _beginning_with(ids, text) for text, task_id in wanted.items() if not task_id}
+    alone = {text: first[0] for text, (total, first) in fits.items() if total == 1}
+    known |= _held(report, alone.values()) if alone else {}
     shown: dict[str, LookUp] = {}
-    for text in question.look_up or question.task_ids:
+    for text, task_id in (wanted | alone).items():
+        if task_id:
+            look_up = _described(report, text, task_id, known.get(task_id, ()))
+        elif fits[text][0]:
+            look_up = _of_several(text, *fits[text])
+        else:
+            sentences = [*_nobody(report), *_no_result(report), *_no_place(report)]
+            look_up = LookUp(shorten(text), shorten(text).shown, "", "", sentences)
+        shown.setdefault(look_up.key, look_up)
+    return list(shown.values())
+
+
+def _wanted(report: Report, known: Collection[str]) -> dict[str, str]:
+    """Return each id as it was pasted, with the id that something is known of; empty for none."""
+    found = dict.fromkeys([*known, *_traced(report)])
+    wanted: dict[str, str] = {}
+    for text in report.question.look_up or report.question.task_ids:
         ways = pasted_ids(text)
         whole = text.strip()
         if whole in found or not ways:
@@ -82,10 +102,8 @@ def look_ups(report: Report) -> list[LookUp]:
         elif len(ways) > 1 and ways[0] == (whole,):
             ways = ways[1:]
         for way in ways:
-            task_id = next((task_id for task_id in way if task_id in found), "")
-            look_up = _known(report, way[0], task_id, known.get(task_id, ()))
-            shown.setdefault(look_up.key, look_up)
-    return list(shown.values())
+            wanted[way[0]] = next((task_id for task_id in way if task_id in found), "")
+    return wanted
 
 
 def _traced(report: Report) -> list[str]:
@@ -119,50 +137,49 @@ def _held(report: Report, wanted: Collection[str]) -> dict[str, list[Held]]:
     return found
 
 
-def _beginning_with(report: Report, text: str) -> list[str]:
-    """Return the ids in the lists that begin with a text, in any case."""
-    if len(text) < SHORTEST_BEGINNING:
-        return []
+def _ids(report: Report) -> list[tuple[str, ...]]:
+    """Return the ids in the lists, each in lower case and as it is, sorted."""
     held = [
         task_of(entry).get("id")
         for field in TASK_LISTS
         for _, entry in entries(report.answers, field)
     ]
-    ids = dict.fromkeys([*held, *holders(report.answers)])
-    return [i for i in ids if isinstance(i, str) and i.lower().startswith(text.lower())]
+    ids = {i for i in (*held, *holders(report.answers)) if isinstance(i, str)}
+    return sorted((task_id.lower(), task_id) for task_id in ids)
+
+
+def _beginning_with(ids: Sequence[tuple[str, ...]], text: str) -> tuple[int, list[str]]:
+    """Return how many of the sorted ids begin with a text, in any case, and the first of them."""
+    if len(text) < SHORTEST_BEGINNING:
+        return 0, []
+    start = bisect_left(ids, (text.lower(),))
+    stop = bisect_left(ids, (text.lower() + chr(sys.maxunicode),), start)
+    return stop - start, [task_id for _, task_id in ids[start : min(stop, start + FITS_SHOWN)]]
 
 
 # What is known
 
 
-def _known(report: Report, text: str, task_id: str, held: Sequence[Held]) -> LookUp:
+def _of_several(text: str, total: int, first: Sequence[str]) -> LookUp:
+    return LookUp(
+        id=shorten(text),
+        key=shorten(text).shown,
+        state="",
+        held="",
+        sentences=[f"{plural(total, 'task')} that workers know begin with it."],
+        fits=[task_row("", task_id) for task_id in first],
+    )
+
+
+def _described(report: Report, text: str, task_id: str, held: Sequence[Held]) -> LookUp:
     """Return what is known of a task.
 
     Args:
         report: the report.
         text: the id as it was looked for.
-        task_id: the id that something is known of; empty if there is none.
+        task_id: the id that something is known of.
         held: what the workers say of it.
     """
-    if task_id:
-        return _described(report, text, task_id, held)
-    fits = _beginning_with(report, text)
-    if len(fits) == 1:
-        return _described(report, text, fits[0], _held(report, fits)[fits[0]])
-    if fits:
-        return LookUp(
-            id=shorten(text),
-            key=shorten(text).shown,
-            state="",
-            held="",
-            sentences=[f"{plural(len(fits), 'task')} that workers know begin with it."],
-            fits=[task_row("", task_id) for task_id in fits[:FITS_SHOWN]],
-        )
-    sentences = [*_nobody(report), *_no_result(report), *_no_place(report)]
-    return LookUp(shorten(text), shorten(text).shown, "", "", sentences)
-
-
-def _described(report: Report, text: str, task_id: str, held: Sequence[Held]) -> LookUp:
     results = report.traces.results if report.traces else {}
     places = report.traces.places if report.traces else {}
     result, place = results.get(task_id), places.get(task_id)
@@ -258,9 +275,8 @@ def _nobody(report: Report) -> Iterator[str]:
         yield f"No answer names it, but only some {' and '.join(only_some)} were asked for."
     else:
         yield "No worker that answered knows it."
-    silent = [shorten(worker).shown for worker in report.missing]
-    if silent:
-        yield f"{names(silent)} did not answer, and may hold it or be executing it."
+    if report.missing:
+        yield f"{names(list(report.missing))} did not answer, and may hold it or be executing it."
 
 
 def _ended(report: Report, result: Result) -> str:
@@ -306,9 +322,8 @@ def _placed(report: Report, place: Place) -> str:
 def _consumed_by(report: Report, queue: str) -> str:
     if report.consumers is None:
         return ""
-    consumers = consumed_queues(report.consumers).get(queue)
-    if consumers:
-        return f", consumed by {names([shorten(worker).shown for worker in consumers])}"
+    if queue in report.consumed:
+        return f", consumed by {names(report.consumed[queue])}"
     asked = "was asked and answered" if report.question.workers else "answered"
     return f", and no worker that {asked} consumes it"
 

@@ -135,7 +135,7 @@ def revoked_rows(answers: Answers) -> Excerpt:
 def names(workers: Sequence[str]) -> str:
     """Return the names of a few workers, or only the number of many."""
     if len(workers) <= WORKERS_NAMED:
-        return ", ".join(workers)
+        return ", ".join(shorten(worker).shown for worker in workers)
     return plural(len(workers), "worker")
 
 
