@@ -190,6 +190,7 @@ def test_consumed_queues__who_consumes_what__without_broadcasts_and_odd_replies(
             queue(7),
             "odd",
             queue("x" * 256),
+            queue("\N{LATIN SMALL LETTER E WITH ACUTE}" * 128),
             queue("\ud800"),
         ],
         "a@h": [queue("mail"), queue("celery"), {"name": "bare"}],

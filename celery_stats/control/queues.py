@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 #: broker. This is also the most queues that the page, the command and the metrics can show.
 MAX_QUEUES = 100
 
-#: Characters of the longest name of a queue. AMQP allows no more.
+#: Bytes of the longest name of a queue. AMQP allows no more.
 MAX_NAME = 255
 
 #: What it was logged of that the broker refuses it.
@@ -89,7 +89,8 @@ def consumed_queues(replies: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _is_name(name: str) -> bool:
     """Whether a broker can be asked for a queue of this name, which a worker chose."""
-    return 0 < len(name) <= MAX_NAME and name == name.encode("utf-8", "replace").decode()
+    encoded = name.encode("utf-8", "replace")
+    return 0 < len(encoded) <= MAX_NAME and name == encoded.decode()
 
 
 def redis_keys(channel: Any, queue: str) -> list[str]:
