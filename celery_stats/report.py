@@ -18,6 +18,9 @@ from .masking.answers import jsonsafe, mask, safe_error
 from .query import WrongQuestion, make_question
 from .sharing import SingleFlight
 
+#: Bytes of a body that may be indented. 100 levels of 8 spaces each make it 400 times as long.
+MAX_INDENTED = 2**16
+
 
 @dataclass(frozen=True)
 class Report(Snapshot):
@@ -43,11 +46,13 @@ class Report(Snapshot):
         hold as many copies of its body in memory.
 
         Args:
-            indent: spaces for each level; None for the compact form.
+            indent: spaces for each level; None for the compact form. Large bodies are compact.
         """
         # Imported here, because the command as a probe has no use for it.
         from rest_framework.renderers import JSONRenderer
 
+        if indent is not None and len(self.json()) > MAX_INDENTED:
+            indent = None
         if indent not in self._bodies:
             self._bodies[indent] = JSONRenderer().render(self.answers, None, {"indent": indent})
         return self._bodies[indent]

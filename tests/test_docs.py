@@ -13,7 +13,7 @@ import yaml
 from django.core.management import find_commands, get_commands
 
 from benchmarks.presence import SITUATIONS
-from celery_stats import query, renderers, sharing, worker
+from celery_stats import query, renderers, report, sharing, worker
 from celery_stats.conf import DEFAULTS
 from celery_stats.control import broker, limits
 from celery_stats.control.presence import Presence, amqp
@@ -193,6 +193,7 @@ class TestEndpoint:
         ("endpoint.md", "up to 100 times", query.MAX_VALUES, 100),
         ("endpoint.md", "at most 255 characters", query.MAX_LENGTH, 255),
         ("endpoint.md", "`Retry-After: 5`", ServiceUnavailable.wait, 5),
+        ("endpoint.md", "of up to 64 KiB", report.MAX_INDENTED, 64 * 2**10),
         ("endpoint.md", "100 tasks of each list", tasks.TASKS_SHOWN, 100),
         ("endpoint.md", "300 workers", page.WORKERS_SHOWN, 300),
         ("production.md", "taken at the same time | 8 |", sharing.MAX_RUNS, 8),

@@ -63,6 +63,12 @@ class TestSharedBody:
         assert indented.content.startswith(b'{\n    "active": {')
         assert indented.json() == compact.json()
 
+    def test_too_large_to_be_indented__compact(
+        self, api: APIClient, shared: Report, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("celery_stats.report.MAX_INDENTED", len(shared.json()) - 1)
+        assert api.get(URL, HTTP_ACCEPT="application/json; indent=4").content == shared.json()
+
     def test_error__not_the_shared_body(self, api: APIClient, shared: Report) -> None:
         api.get(URL)
         assert api.get(URL, {"colour": "red"}).json().keys() == {"colour"}
