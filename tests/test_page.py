@@ -140,6 +140,17 @@ def test_shorten() -> None:
     assert formatting.shorten({"a": 1}).shown == "{'a': 1}"
 
 
+def test_details__no_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "DETAILS_LENGTH", 1000)
+    long = {"total": {f"task {n}": n for n in range(60)}, "rusage": {"utime": "'" * 400}}
+    shown = context({"stats": {"a@h": STATS, "b@h": long, "c@h": STATS}})["workers"].items
+    assert [[title for title, _ in worker.details] for worker in shown] == [
+        ["Tasks by name", "Processes", "Pool", "Broker", "Resource usage", "Other"],
+        ["Tasks by name", "Resource usage"],
+        ["Details"],
+    ]
+
+
 def test_pairs__a_long_name_over_many_leaves__cut_before_it_is_repeated() -> None:
     long = "k" * 100_000
     rows = formatting.pairs({long: {long: {str(n): n for n in range(1000)}}, "writes": {"all": 4}})

@@ -45,12 +45,17 @@ from .text import (
 WORKERS_SHOWN = 300
 QUEUES_SHOWN = 100
 CONSUMERS_NAMED = 10
+#: Characters in the details of all workers. 300 workers with 60 tasks each have a third of it.
+DETAILS_LENGTH = 2_000_000
 
 #: Keys of ``stats`` that have a place of their own on the page.
 KNOWN_STATS = frozenset(("broker", "pid", "pool", "prefetch_count", "rusage", "total", "uptime"))
 
 #: The context of ``page.html`` if no snapshot could be taken. The page tries again.
 UNAVAILABLE = {"state": "unavailable", "heading": "The workers could not be asked"}
+
+#: The details of a worker for which there is no room.
+NO_ROOM = [("Details", Excerpt((), Count(None, ""), "Those of the workers above fill the page."))]
 
 
 def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str, Any]:
@@ -92,7 +97,7 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
         },
         "elapsed": f"{report.elapsed * 1000:,.{0 if report.elapsed >= 0.01 else 1}f}",
         "totals": totals_of(answers, tasks),
-        "workers": excerpt(names, WORKERS_SHOWN, lambda name: worker_row(name, report, found)),
+        "workers": worker_rows(names, report, found),
         "tasks": tasks,
         "queues": queues,
         "look_ups": look_ups(report),
@@ -181,7 +186,21 @@ class Worker(NamedTuple):
     details: Sequence[tuple[str, Excerpt]]
 
 
-def worker_row(name: str, report: Report, found: dict[str, Any]) -> Worker:
+def worker_rows(names: Collection[str], report: Report, found: dict[str, Any]) -> Excerpt:
+    """Return the rows of workers, with details as long as there is room for them."""
+    left = DETAILS_LENGTH
+
+    def row(name: str) -> Worker:
+        nonlocal left
+        worker = worker_row(name, report, found, with_details=left > 0)
+        for _title, listed in worker.details:
+            left -= sum(len(text) for texts in listed.items for text in texts)
+        return worker
+
+    return excerpt(names, WORKERS_SHOWN, row)
+
+
+def worker_row(name: str, report: Report, found: dict[str, Any], *, with_details: bool) -> Worker:
     """Return the row of a worker. ``found`` is what :func:`look_into` returns."""
     replies = replies_of(report.answers, name)
     stats = mapping(replies["stats"])
@@ -205,7 +224,7 @@ def worker_row(name: str, report: Report, found: dict[str, Any]) -> Worker:
         memory="" if memory is None else f"{memory / 1024:,.{0 if memory >= 10240 else 1}f} MB",
         missing=", ".join(report.missing.get(name, ())),
         remarks=[(field, shorten(text)) for field, text in remarks_at(found, name)],
-        details=details(stats),
+        details=details(stats) if with_details else NO_ROOM,
     )
 
 
