@@ -252,8 +252,7 @@ class _Families(Collector):
         """
         taken: set[str] = set()
         for name in names:
-            label = _label(name)
-            if len(taken) < limit and label not in taken:
+            if len(taken) < limit and (label := _label(name)) not in taken:
                 taken.add(label)
                 yield label, name
             else:
