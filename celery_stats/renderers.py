@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -28,6 +29,11 @@ FILES = (
     *("icon.svg", "page.css", "page.js", "trends.js", "filter.js"),
     "vendored/idiomorph.min.js",
 )
+
+
+#: Control characters, but for the tabs and ends of lines of the templates. Browsers ignore them. A
+#: terminal in which somebody looks at the page obeys them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ReportResponse(Response):
@@ -104,7 +110,8 @@ class PageRenderer(BaseRenderer):
         else:
             name, context = "message", about(data)
         template = get_template(f"celery_stats/{name}.html")
-        return template.render({**context, "files": urls}, request=request._request)
+        html = template.render({**context, "files": urls}, request=request._request)
+        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", html)
 
 
 def files() -> dict[str, str]:

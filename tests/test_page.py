@@ -443,6 +443,12 @@ def test_hostile_names__stay_text(show: Callable[..., Elements]) -> None:
     assert HOSTILE in shown.texts
 
 
+def test_control_characters__shown_as_such(show: Callable[..., Elements]) -> None:
+    name = "a\x1b]0;b\x07\x9b31m\r\x00c"
+    shown = show({**ANSWERS, "reserved": {"a@h": [{**TASK, "id": name, "name": name}]}})
+    assert "a\ufffd]0;b\ufffd\ufffd31m\ufffd\ufffdc" in shown.texts
+
+
 def test_long_strings__are_cut_on_the_server(show: Callable[..., Elements]) -> None:
     long = "x" * 10_000
     task = {**TASK, "id": long, "name": long, "args": [long], "kwargs": {long: long}}
