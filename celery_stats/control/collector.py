@@ -53,7 +53,7 @@ class State(Enum):
     SETTLED = auto()  #: it has ended, because nobody else will answer
     SILENCE = auto()  #: it has ended, because nothing new came for ``timeout``
     DEADLINE = auto()  #: it has ended, because the time is over
-    TOO_MUCH = auto()  #: it has ended, because the replies are too many or too large
+    TOO_MUCH = auto()  #: it has ended, because the replies exceed :data:`MAX_REPLIES`
 
 
 class Collector:
@@ -134,7 +134,7 @@ class Collector:
                 if came:
                     self._connection.leave_replies()
                 return State.DEADLINE
-            if self._is_too_much:
+            if self._bytes > MAX_REPLIES:
                 logger.warning("The replies are too large: the rest of them is not read")
                 self._connection.leave_replies()
                 return State.TOO_MUCH
@@ -289,24 +289,20 @@ class Collector:
 
     # Reading
 
-    @property
-    def _is_too_much(self) -> bool:
-        return self._bytes > MAX_REPLIES or self._values > MAX_VALUES
-
     def on_message(self, message: Any) -> None:
         """Take in a kombu message; skip it if it does not carry the ticket of a question."""
         ticket = ticket_of(message)
         if ticket not in self._tickets:
             self.presence.hear_late(workers_in_late_reply(message, self._connection))
             return
-        if self._is_too_much:
+        if self._bytes > MAX_REPLIES:
             return
         try:
             size, values = measure(message)
             self._bytes += size
+            if self._values + values > MAX_VALUES:
+                raise ValueError("all replies hold too much")
             self._values += values
-            if self._is_too_much:
-                return
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
             self.replies.count(ticket, NO_NAME)
