@@ -647,6 +647,85 @@ def test_widths__nothing_overflows_once_trends_are_drawn(
     assert axe(page) == []
 
 
+def fleet(*names: str, busy: int = 4) -> dict[str, Any]:
+    """Return the answers of workers that have something under each key."""
+    stats = {**STATS, "uptime": 12_950_000}
+    held = {"eta": "2030-01-01T00:00:00+00:00", "request": {**TASK, "time_start": None}}
+    long = {"name": "billing.invoices.tasks.create_for_customer", "hostname": names[-1]}
+    running = [{**task, **long} for task in tasks(*(str(n) for n in range(busy)))]
+    return {
+        "stats": dict.fromkeys(names, stats),
+        "active": dict.fromkeys(names, running),
+        "reserved": dict.fromkeys(names, running[:1]),
+        "scheduled": dict.fromkeys(names, [held] if busy else []),
+        "revoked": dict.fromkeys(names, ["gone"] if busy else []),
+        "query_task": {},
+    }
+
+
+LONG = "worker-12@ip-10-0-17-204.eu-central-1.compute.internal"
+CONSUMERS = {name: [{"name": "reports"}] for name in ("a@h", LONG)}
+ERRORS = {"stats": {"a@h": "odd"}, "reserved": {"a@h": {"error": "EncodeError()"}, LONG: []}}
+#: Each state of the page, as ``Recorded.say`` takes it.
+STATES: dict[str, dict[str, Any]] = {
+    "quiet": {
+        "answers": fleet("a@h", LONG, busy=0), "queues": {"reports": 0}, "consumers": CONSUMERS,
+    },
+    "busy": {
+        "answers": fleet("a@h", LONG), "queues": {"reports": 7}, "consumers": CONSUMERS,
+    },
+    "backlog": {
+        "answers": fleet("a@h", LONG), "queues": {"billing.invoices": 52_310}, "consumers": {},
+    },
+    "missing": {"answers": fleet("a@h"), "missing": {LONG: list(EMPTY), "a@h": ["reserved"]}},
+    "errors": {"answers": {**fleet("a@h", LONG), **ERRORS}, "unnamed": 2, "unreadable": 1},
+    "none": {"queues": {"reports": 7}},
+    "unavailable": {"status": 503},
+    "many": {"answers": fleet(*(f"{n}-{LONG}" for n in range(60)), busy=1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_states__readable_in_both_colour_schemes_and_at_each_width(
+    recorded: Record, open_page: OpenPage, watch: Watch, state: str
+) -> None:
+    watch.expected = {503}
+    server = recorded()
+    server.say(**STATES[state])
+    page = open_page(f"{server.url}?task_id={TASK['id']}%20nope")
+    page.wait_for_timeout(1100)  # The time of a snapshot must differ for a trend.
+    refresh(page)
+    for summary in page.locator(".looked-up summary, .worker summary, .revoked summary").all()[:5]:
+        summary.click()
+    cut = """() => [document.documentElement, ...document.querySelectorAll(
+        'table, .worker, .tasks > tbody > tr, .health, .totals, .totals div, .looked-up, pre'
+    )].filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.className)"""
+    for width in (390, 800, 1024, 1200, 1600):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(cut) == [], width
+    for scheme, width in product(("light", "dark"), (1200, 390)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        assert axe(page) == [], (scheme, width)
+
+
+def test_totals__a_number_of_many_digits_moves_nothing(
+    recorded: Record, open_page: OpenPage
+) -> None:
+    server = recorded()
+    page = open_page(server.url)
+    for width in (390, 800, 1024, 1200):
+        server.say(ANSWERS)
+        page.goto(server.url)
+        page.set_viewport_size({"width": width, "height": 900})
+        top = page.locator("#workers").bounding_box()["y"]
+        page.wait_for_timeout(1100)
+        server.say({**ANSWERS, "stats": {"a@h": {**STATS, "total": {"x": 4000}}}})
+        refresh(page)
+        expect(page.locator(".rate")).to_contain_text(",")
+        assert page.locator("#workers").bounding_box()["y"] == top, width
+
+
 def test_right_to_left__arguments_keep_their_order(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
     task = {**TASK, "args": ["\u05d0\u05d1", "\u05d2\u05d3"], "kwargs": {}}
