@@ -62,6 +62,7 @@ def compare(kind: str, token: str, rounds: int) -> None:
             "a function call": partial(take, broker.app, 2),
             "… workers without the app": partial(take, without_app.app, 2),
             "GET through gunicorn": lambda: check_whole(json.loads(get()), 2),
+            "GET of the page": web.client("?format=html"),
             "GET refused with 400": web.client("?field=unknown", expects=400),
         }
         found = measure({IN_TURN: in_turn}, rounds)
