@@ -8,7 +8,7 @@ large, are asked for the rest of their answer, and nodes that have lost a reply 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from enum import Enum, auto
 from math import inf
@@ -16,19 +16,16 @@ from typing import Any
 
 from celery_stats.shapes import FIELDS
 
+from .commands import Commands
 from .connection import PING, ControlConnection
 from .limits import MAX_REPLIES, MAX_VALUES, MAX_WORKERS, is_name, measure
 from .messages import decode_joint_reply, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
-from .question import ARGUMENT, CONSUMERS, Extras, Question
+from .question import ARGUMENT, Extras, Question
 from .replies import NO_NAME, NodeCount, Replies
 from .retry import MAX_NAMED, Retries, Step
 
 logger = logging.getLogger(__name__)
-
-#: The order in which the commands are asked. Those whose reply a worker may fail to encode come
-#: last, because it resets its mailbox then, and loses the commands that wait there.
-PUBLISH_ORDER = ("stats", CONSUMERS, "revoked", "query_task", "scheduled", "reserved", "active")
 
 #: Seconds of silence after which workers that owe a part of their answer are asked for the rest:
 #: long enough that one message asks all of them.
@@ -81,9 +78,7 @@ class Collector:
         self._retries = Retries(
             self.replies, self._patience, self._ask_again, self._send_ping, connection.now
         )
-        self._order = sorted(question.commands, key=PUBLISH_ORDER.index)
-        #: Ticket to command. The empty text is a command whose reply no field needs.
-        self._tickets: dict[str, str] = {}
+        self._commands = Commands(connection, question, roster, timeout, self.replies)
         # Seconds in which replies could be read and nothing came since the last new answer, and
         # since the last sign of anybody. A process that stood still gives nobody up.
         self._silence = self._silence_of_all = 0.0
@@ -91,7 +86,6 @@ class Collector:
         self._names: set[str] = set()  # under which anything came
         self._expected: set[str] = set()  # their replies are kept, however many other names come
         self._with_app: set[str] = set()
-        self._asked_for_the_rest: set[str] = set()
         self._looks = 1  # at who is there, the next one in this silence
         self._second_look_at = inf  # unless there are doubts at the ping
         self._pongs_due: set[tuple[str, str]] = set()  # ticket and node, for pings by name
@@ -102,20 +96,12 @@ class Collector:
         Raises:
             BrokerUnavailable: the broker failed on the way.
         """
-        workers = self._question.workers
-        without_app = self._roster.names(lambda node: node.without_app)
         beats = sorted(self.presence.before_asking())[:MAX_NAMED]
         with self._connection.batch():
-            command = self._order[0]
-            is_unsafe = command == "active" and self._roster.safe_first(self._connection.now())
-            # The command for the consumers cannot ask for a joint reply; see _ask().
-            if is_unsafe or command == CONSUMERS:
-                command = ""
-            self._ask(command, workers, everything=True)
-            self._ask_for_the_rest(without_app.intersection(workers) if workers else without_app)
-            if beats and not workers:
+            self._commands.ask_everybody()
+            if beats and not self._question.workers:
                 self._send_ping(beats)
-        self.replies.asked.tickets = list(self._tickets)
+        self.replies.asked.tickets = list(self._commands.tickets)
         self.presence.after_asking()
         self._expected = self.presence.expected()
         self.state = self._read(ends)
@@ -170,9 +156,10 @@ class Collector:
         """
         rest = REST_AFTER - self._silence if self.replies.pending else inf
         if rest <= 0:
-            owing = self.replies.pending - self._asked_for_the_rest
+            owing = self.replies.pending - self._commands.asked_for_the_rest
             if owing:
-                self._ask_for_the_rest(owing)
+                self._commands.ask_for_the_rest(owing)
+                self._retries.note_asked(owing)
                 return 0.0
             rest = inf
         if self.state is State.ASKED:
@@ -212,67 +199,20 @@ class Collector:
 
     # Asking
 
-    def _ask(
-        self,
-        command: str,
-        workers: Collection[str],
-        *,
-        safe: bool = False,
-        everything: bool = False,
-    ) -> str:
-        """Publish a command; return its ticket.
-
-        Args:
-            command: its name; empty for one that every worker can answer, and no field needs.
-            workers: who should answer; empty: all.
-            safe: whether ``active`` is asked to turn the arguments of tasks into text.
-            everything: whether workers with this app should answer the whole question.
-        """
-        arguments = self._question.arguments(command) if command else {"ids": []}
-        if safe:
-            arguments["safe"] = True
-        # A worker with this app can also encode a reply that is asked for alone. Celery's own
-        # function for the consumers is the only one that refuses an argument it does not know.
-        if command != CONSUMERS:
-            arguments |= self._question.joint_argument(self._order if everything else [command])
-        ticket = self._connection.publish(
-            command or "query_task", arguments, expires=self._timeout, workers=workers
-        )
-        self._tickets[ticket] = command
-        return ticket
-
     def _send_ping(self, nodes: Collection[str]) -> str:
         """Ping nodes by name, or all; return the ticket."""
         self._silence_of_all = 0.0
-        ticket = self._connection.publish(PING, {}, expires=self._timeout, workers=nodes)
-        self._tickets[ticket] = PING
+        ticket = self._commands.ping(nodes)
         self._pongs_due.update((ticket, node) for node in nodes)
         return ticket
 
     def _ask_again(self, step: Step, workers: Collection[str]) -> str:
         self._silence = self._silence_of_all = 0.0
         self._looks = 1
-        is_worker = step.command is None
-        return self._ask(step.command or "", workers, safe=step.safe, everything=is_worker)
+        command, is_worker = step.command or "", step.command is None
+        return self._commands.ask(command, workers, safe=step.safe, everything=is_worker)
 
-    def _ask_for_the_rest(self, workers: Set[str]) -> None:
-        """Ask workers for the commands that are not in their reply to the question."""
-        self._asked_for_the_rest |= workers
-        self._retries.note_asked(workers)
-        safe_first = self._roster.safe_first(self._connection.now())
-        asked_first = next(iter(self._tickets.values()))
-        for command in self._order:
-            # Whoever was not heard yet may still answer what all were asked first.
-            asked = workers & self.replies.heard if command == asked_first else workers
-            owing = self.replies.owing(command, asked)
-            if len(owing) > MAX_NAMED:
-                # Ask all. A list of so many names would be longer than the needless answers.
-                self._ask(command, self._question.workers)
-                continue
-            safe = owing & safe_first if command == "active" else set()
-            for names, is_safe in ((owing - safe, False), (safe, True)):
-                if names:
-                    self._ask(command, sorted(names), safe=is_safe)
+    # What is remembered
 
     def _remember(self) -> None:
         self.presence.remember(whole_window=self.state is State.SILENCE)
@@ -292,7 +232,7 @@ class Collector:
     def on_message(self, message: Any) -> None:
         """Take in a kombu message; skip it if it does not carry the ticket of a question."""
         ticket = ticket_of(message)
-        if ticket not in self._tickets:
+        if ticket not in self._commands.tickets:
             self.presence.hear_late(workers_in_late_reply(message, self._connection))
             return
         if self._bytes > MAX_REPLIES:
@@ -327,7 +267,7 @@ class Collector:
     def _take_in(self, name: str, ticket: str, reply: Any) -> None:
         self._silence_of_all = 0.0
         self._pongs_due.discard((ticket, name))
-        command = self._tickets[ticket]
+        command = self._commands.tickets[ticket]
         times = self.replies.count(ticket, name)
         if command == PING:
             self.replies.add_pong(name)
@@ -344,7 +284,7 @@ class Collector:
         joint_reply = reply.get(ARGUMENT) if isinstance(reply, Mapping) else None
         if isinstance(joint_reply, str):
             self._with_app.add(worker)
-            answers, extras = decode_joint_reply(joint_reply, self._order)
+            answers, extras = decode_joint_reply(joint_reply, self._commands.order)
             if extras != Extras():
                 self.replies.extras[worker] = extras
         else:
