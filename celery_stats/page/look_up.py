@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,12 +13,9 @@ from celery_stats.shapes import TASK_LISTS, entries, holders, queried, slots_of,
 from celery_stats.times import eta_of, running_for, time_before, time_to_go
 
 from .findings import heading
-from .pasted import pasted_ids
+from .pasted import beginning_with, pasted_ids
 from .tasks import Task, arguments, names, task_row
 from .text import Excerpt, Text, count, duration, pairs, plural, shorten, time_of_day
-
-#: Characters of the shortest beginning of an id that is looked for.
-SHORTEST_BEGINNING = 8
 
 #: Characters of the arguments of a task that is looked up. The lists show fewer.
 ARGUMENTS_LENGTH = 2000
@@ -74,7 +69,11 @@ def look_ups(report: Report) -> list[LookUp]:
     known = _held(report, report.question.task_ids)
     wanted = _wanted(report, known)
     ids = [] if all(wanted.values()) else _ids(report)
-    fits = {text: _beginning_with(ids, text) for text, task_id in wanted.items() if not task_id}
+    fits = {
+        text: beginning_with(ids, text, FITS_SHOWN)
+        for text, task_id in wanted.items()
+        if not task_id
+    }
     alone = {text: first[0] for text, (total, first) in fits.items() if total == 1}
     known |= _held(report, alone.values()) if alone else {}
     shown: dict[str, LookUp] = {}
@@ -146,15 +145,6 @@ def _ids(report: Report) -> list[tuple[str, ...]]:
     ]
     ids = {i for i in (*held, *holders(report.answers)) if isinstance(i, str)}
     return sorted((task_id.lower(), task_id) for task_id in ids)
-
-
-def _beginning_with(ids: Sequence[tuple[str, ...]], text: str) -> tuple[int, list[str]]:
-    """Return how many of the sorted ids begin with a text, in any case, and the first of them."""
-    if len(text) < SHORTEST_BEGINNING:
-        return 0, []
-    start = bisect_left(ids, (text.lower(),))
-    stop = bisect_left(ids, (text.lower() + chr(sys.maxunicode),), start)
-    return stop - start, [task_id for _, task_id in ids[start : min(stop, start + FITS_SHOWN)]]
 
 
 # What is known
