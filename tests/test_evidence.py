@@ -278,7 +278,6 @@ def test_question_during_another_one__one_connection_is_kept(make_broker: MakeBr
         assert workers_by_field(first.result()) == everywhere("one@t")
         assert len(broker_for(app)._idle) == 1
         assert len(proxy.said) == 2
-        wait_until(lambda: closed_in_order(proxy.said[0]), seconds=5, what="its close")
 
 
 def test_question_with_another_deadline__a_connection_with_its_time_outs(
