@@ -36,8 +36,9 @@ MAX_WORKERS = 10_000
 #: Characters of a node's name. A queue of RabbitMQ, such as a mailbox, has no longer name.
 MAX_NAME = 255
 
-#: What lists, objects and values begin with in JSON, where JSON is inside of a text as well: the
-#: last of each are the escapes of these characters, which no honest writer uses.
+#: What is counted in JSON: the characters with which lists and objects begin, and the comma
+#: between values. A joint reply is JSON inside a text, in which a writer can escape these
+#: characters. No honest writer does, so the beginnings of their escapes are counted as well.
 _CONTAINERS = ("[", "{", r"\u005", r"\u007")
 _VALUES = (",", r"\u002")
 
@@ -79,10 +80,10 @@ def count_values(data: str | bytes) -> int:
 
 
 def bound_replies(pool: Any) -> None:
-    """Make a pool's connections to Redis read :data:`TOO_LARGE` in place of a text that is.
+    """Make a pool's connections to Redis read :data:`TOO_LARGE` for texts that are too large.
 
-    kombu takes that for a message that cannot be read. An answer is too large from where it has
-    more than :data:`MAX_PAYLOAD` bytes, so that lists of anything are bounded, too.
+    kombu takes that for a message that cannot be read. All texts of one answer of Redis together
+    may have :data:`MAX_PAYLOAD` bytes, so that an answer that is a list is bounded as well.
     """
     connect = pool.get_connection
 

@@ -132,7 +132,7 @@ class RedisPresence(Presence):
 
     @property
     def _is_somebody_silent(self) -> bool:
-        """Whether a node is there that has not answered, be it that it came after the question."""
+        """Whether a node has not answered. One that came after the question counts as well."""
         is_pinged = bool(self.replies.pinged.tickets)
         return self._silent > 0 or (is_pinged and self._silent_to_ping > 0)
 
