@@ -56,6 +56,34 @@ def test_command_is_lost_again_and_its_ping_with_it__asked_once_more(
     assert snapshot.missing == {}
 
 
+@on_both
+def test_worker_answers_a_ping_while_it_resets_its_mailbox__what_is_sent_then_is_lost(
+    make_broker: MakeBroker, kind: str
+) -> None:
+    """So it is asked on only when it has answered a second one."""
+    broker = make_broker(kind)
+    lost: list[str] = []
+    pings_due = 0
+
+    def resets_slowly(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        nonlocal pings_due
+        method, is_safe = command["method"], command["arguments"].get("safe")
+        if method == "ping":
+            pings_due = max(pings_due - 1, 0)
+            mailbox.answer(command)
+        elif method == "scheduled" or (method == "active" and not is_safe) or pings_due:
+            lost.append(method)
+            pings_due = 2
+        else:
+            mailbox.answer(command)
+
+    with Mailbox(broker, "one@t", resets_slowly):
+        snapshot = take(broker.app, 1.0, fields=("stats", "scheduled", "active"))
+    assert lost == ["scheduled", "active", "active", "scheduled", "scheduled"]
+    assert workers_by_field(snapshot)["active"] == ["one@t"]
+    assert snapshot.missing == {"one@t": ("scheduled",)}
+
+
 def hold(broker: Broker, tasks: int, megabytes: int) -> Broker:
     """Start a worker with the app that holds tasks with arguments of this size each."""
     [worker] = broker.fleet("one@t", with_app=True)

@@ -68,14 +68,15 @@ def test_no_worker__pinged_with_each_question(make_broker: MakeBroker) -> None:
     broker.fleet("one@t")
     with Mailbox(broker, "celerybeat@t", only_pong) as node:
         assert take(broker.app).missing == {}
-        # One ping to every node, and one after each command that every worker answers.
+        # One ping to every node, two after a command that every worker answers, because the first
+        # one may be answered while the mailbox is closed, and one after the same command again.
         assert node.heard == ["stats", "query_task", "query_task"]
-        assert len(pings) == 3
+        assert len(pings) == 4
         for _ in range(3):
             assert take(broker.app).missing == {}
         # One with each question, which tells that it is there. A ping to every node would only be
         # sent after a silence.
-        assert pings[3:] == [[node.name]] * 3
+        assert pings[4:] == [[node.name]] * 3
         assert len(node.heard) == 6
 
 

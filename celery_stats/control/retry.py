@@ -4,21 +4,27 @@ A node answers in order. A node that has answered a ping, and not a command befo
 reply or is no worker. A worker that cannot encode a reply drops it, and resets its mailbox, which
 loses the commands that wait there, those of other callers too. So each command is asked for alone,
 and a second time where it was lost: another caller may have been the reason.
+
+On RabbitMQ, a worker still answers what it has received while it closes its mailbox, and what is
+sent after such an answer is lost. So after a lost reply, only the answer to another ping shows
+that the worker can be asked on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import NamedTuple
 
 from .question import CONSUMERS
 from .replies import Replies
 
-#: Seconds between a command that is sent again and the ping after it. A worker that cannot encode
-#: its reply resets its mailbox, and a ping sent together with the command would be lost.
+#: Seconds between a command that is sent again and the ping after it, and the least between pings.
+#: A worker that cannot encode its reply resets its mailbox, and a ping sent together with the
+#: command would be lost.
 PING_DELAY = 0.05
 
 #: How often a command is sent again to a worker that answers only the ping after it.
@@ -56,20 +62,36 @@ SendPing = Callable[[Collection[str]], str]
 
 @dataclass
 class _Attempt:
-    """A step that was sent, and the ping after it.
+    """A step that was sent, and the pings after it.
 
     Attributes:
-        waiting: the workers that have answered neither of the two.
+        waiting: the workers that have answered neither the command nor the pings.
         ticket: that of the command.
-        ping: that of the ping; empty before it was sent.
-        ping_at: when the ping is due or was sent, in monotonic seconds.
+        ping_at: when the next ping is due, in monotonic seconds.
+        over_at: when the step is over for those that are silent.
+        pings: the tickets of the pings.
+        lost: worker to how many pings had been sent when it answered one, but not the command. It
+            is waiting until it answers a later one.
     """
 
     step: Step
     waiting: set[str]
     ticket: str
     ping_at: float
-    ping: str = ""
+    over_at: float = inf
+    pings: list[str] = field(default_factory=list)
+    lost: dict[str, int] = field(default_factory=dict)
+
+    def is_due(self, now: float) -> bool:
+        """Whether to ping: at once if everybody has answered the pings that were sent."""
+        return now >= self.ping_at or all(
+            self.lost.get(worker) == len(self.pings) for worker in self.waiting
+        )
+
+    def can_go_on(self, worker: str, ping: str) -> bool:
+        """Take in the answer to a ping; return whether the ping was sent after another answer."""
+        answered_at = self.lost.setdefault(worker, len(self.pings))
+        return ping in self.pings[answered_at:]
 
 
 class Retries:
@@ -124,10 +146,13 @@ class Retries:
             self._silent.discard(node)
             if not is_waited_for:
                 self._caught_up.add(node)
-        elif attempt is not None and is_waited_for and ticket in (attempt.ticket, attempt.ping):
-            attempt.waiting.discard(node)
-            self._caught_up.add(node)
-            self._conclude(attempt.step, node, is_lost=ticket == attempt.ping)
+        elif attempt is not None and is_waited_for and ticket in (attempt.ticket, *attempt.pings):
+            is_lost = ticket != attempt.ticket
+            if node not in attempt.lost:
+                self._conclude(attempt.step, node, is_lost=is_lost)
+            if not is_lost or attempt.can_go_on(node, ticket):
+                attempt.waiting.discard(node)
+                self._caught_up.add(node)
 
     def _conclude(self, step: Step, node: str, *, is_lost: bool) -> None:
         if step == IS_WORKER:
@@ -156,12 +181,13 @@ class Retries:
         """
         attempt = self._attempt
         if attempt is not None and attempt.waiting:
-            left = attempt.ping_at - self._now()
-            if not attempt.ping and left <= 0:
-                attempt.ping = self._send_ping(sorted(attempt.waiting))
-                attempt.ping_at = self._now()
+            now = self._now()
+            if now < attempt.over_at and attempt.is_due(now):
+                attempt.pings.append(self._send_ping(sorted(attempt.waiting)))
+                attempt.ping_at = now + PING_DELAY * 2 ** len(attempt.pings)
+                attempt.over_at = min(attempt.over_at, now + self._patience)
                 return 0.0
-            left += self._patience if attempt.ping else 0.0
+            left = min(attempt.ping_at, attempt.over_at) - now
             if left > 0:
                 return left
             self._silent |= attempt.waiting
