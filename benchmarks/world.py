@@ -197,7 +197,9 @@ class World:
             self._stall(float(words[0]) / 1000)
         else:
             everybody = self._verb in OUTAGES or self._verb == "flush"
-            self._changing |= {""} if everybody else set(map(name_of, words[:1]))
+            # For a listener, which has no name, the event stands.
+            names = set(map(name_of, words[:1])) or {self._verb}
+            self._changing |= {""} if everybody else names
             with self._asking(float(before) / 1000) if before else ExitStack():
                 self._happen(*words)
                 if before:
