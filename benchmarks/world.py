@@ -146,7 +146,8 @@ class World:
         #: Who has answered an asker, and was named since in each of its answers.
         self._known: defaultdict[str, set[str]] = defaultdict(set)
         self._owed: defaultdict[str, set[str]] = defaultdict(set)  # they may be absent only once
-        self._odd_until: defaultdict[str, float] = defaultdict(lambda: -inf)  # by name
+        #: When each may last have lost a reply, by name.
+        self._lost_at: defaultdict[str, float] = defaultdict(lambda: -inf)
         self._restarted_at = -inf
         self._changing: set[str] = set()  # names; "" stands for all
         self._verb = ""
@@ -183,6 +184,9 @@ class World:
         starts = [" ".join(["start", letters[n.name], *n.options]) for n in self._nodes]
         return starts + [f"freeze {letters[n.name]}" for n in self._nodes if n.frozen]
 
+    def _names_alive(self) -> set[str]:
+        return {node.name for node in self._nodes}
+
     # Events
 
     def play(self, event: str) -> None:
@@ -202,6 +206,8 @@ class World:
             self._changing |= {""} if everybody else names
             with self._asking(float(before) / 1000) if before else ExitStack():
                 self._happen(*words)
+                if everybody:
+                    self._lost_at |= dict.fromkeys(self._names_alive(), time.monotonic())
                 if before:
                     self._settle()
 
@@ -315,7 +321,7 @@ class World:
         node.process.kill()
         self._nodes.remove(node)
         if "odd" in node.options:
-            self._odd_until[node.name] = time.monotonic()
+            self._lost_at[node.name] = time.monotonic()
         if isinstance(node.process, Worker):
             self._broker.workers.remove(node.process)
 
@@ -360,7 +366,7 @@ class World:
             # Nodes ignore an empty message, and PUBLISH says how many it reached.
             reached = self._way.client().publish(f"/0.{self._broker.namespace}.pidbox", "")
             return bool(reached == len(awaited) + len(self._silent()))
-        dead = self._changing - {node.name for node in self._nodes} - {""}
+        dead = self._changing - self._names_alive() - {""}
         return not any(map(self._has_mailbox, dead))
 
     def _has_mailbox(self, name: str) -> bool:
@@ -493,9 +499,9 @@ class World:
                     yield f"dead present: {name}"
                 elif is_named and not (workers or name in listed):
                     # It may be connected, or about to connect again, as far as the broker tells.
-                    # One that loses replies is without a mailbox for a moment each time.
+                    # One that has lost a reply may be without a mailbox for a moment.
                     recently = time.monotonic() - EXPECTED
-                    is_doubtful = max(self._restarted_at, self._odd_until[name]) > recently
+                    is_doubtful = max(self._restarted_at, self._lost_at[name]) > recently
                     if name not in known or not (is_silence or is_doubtful):
                         yield f"dead missing: {name}"
             elif self._verb == "restart" and self._kind == "redis" and name in known - named:
