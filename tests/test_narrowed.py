@@ -141,18 +141,25 @@ def in_metrics(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (series,), number
 
 
+def slots(text: str) -> set[str]:
+    """Return what is said of the slots of workers in look-ups."""
+    return set(re.findall(r"slots busy: [^.]*", text))
+
+
 def totals(html: str) -> list[str]:
     return re.findall(r'<data id="total-\w+" value="(\d*)"', html)
 
 
 @pytest.mark.parametrize(("name", "values"), [(n, part) for n in PARAMETERS for part in PARTS[n]])
 def test_part_of_the_fleet__nothing_false_of_the_whole(name: str, values: Sequence[str]) -> None:
-    whole = {"task_id": [TASK["id"]]}
+    whole = {"task_id": [TASK["id"], "next"]}
     part = {name: [*values, *whole.get(name, ())]}
     query = {**whole, **part}
     page, terminal = get(query, "html"), run(query)
     assert said_of_all(page) == []
     assert said_of_all(terminal) == []
+    assert slots(page) <= slots(get(whole, "html"))
+    assert slots(terminal) <= slots(run(whole))
     if totals(page) not in ([], totals(get(whole, "html"))):
         assert "Totals of what was asked for" in text_of(page)
     for read, told, of_all in (
@@ -168,6 +175,7 @@ def test_part_of_the_fleet__nothing_false_of_the_whole(name: str, values: Sequen
 
 def test_whole_fleet__told_without_reserve() -> None:
     """The same words are found where they are true."""
+    assert len(slots(get({"task_id": ["next"]}, "html"))) == 1
     page = get({"task_id": ["unknown"]}, "html")
     assert said_of_all(page) == ["No worker that answered knows it."]
     assert "Totals Active 1" in text_of(page)
