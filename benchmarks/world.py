@@ -149,6 +149,7 @@ class World:
         #: When each may last have lost a reply, by name.
         self._lost_at: defaultdict[str, float] = defaultdict(lambda: -inf)
         self._restarted_at = -inf
+        self._asks_together = False
         self._changing: set[str] = set()  # names; "" stands for all
         self._verb = ""
         self._numbers = count()
@@ -396,6 +397,7 @@ class World:
 
     def _ask(self, askers: list[str], workers: tuple[str, ...]) -> None:
         pongs = self._pool.submit(self._ping, sum(not node.is_silent for node in self._nodes))
+        self._asks_together = len(askers) > 1
         answers = {asker: self._pool.submit(self._take, asker, workers) for asker in askers}
         for asker, answer in answers.items():
             self._judge(asker, workers, answer.result(), pongs.result())
@@ -481,8 +483,11 @@ class World:
                     yield f"beat named: {name} is no worker"
             elif state == "here" and set(FIELDS) - present - self._unencodable(name):
                 is_new = name not in known if self._kind == "amqp" else name not in listed
-                # The contract: such a worker may be in the next answer only.
+                # The contract: such a worker may be in the next answer only. The documents: so
+                # may one that resets its mailbox, because another asker has just asked it.
                 may_be_late = is_new and (is_silence or self._kind == "amqp")
+                is_resetting = self._asks_together and bool(self._unencodable(name))
+                may_be_late = may_be_late or (is_resetting and name not in known)
                 if not is_named and (workers or name in self._owed[asker] or not may_be_late):
                     yield f"vanished: {name} is alive, and neither answers nor is missing"
                 elif not is_named:
