@@ -118,6 +118,11 @@ class Watching:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(10), self.stdout.read(), self.stderr.read()
 
+    def hang_up(self) -> tuple[int, bytes]:
+        """Close the pipe, as ``head`` does; return the exit status, and the last error."""
+        self.stdout.close()
+        return self.process.wait(10), self.stderr.read().splitlines()[-1]
+
 
 class Terminal:
     """The command in a terminal of its own, which a test reads and types into."""
@@ -658,6 +663,26 @@ class TestWatch:
             error = r"\^C\nCommandError: No snapshot: BrokerUnavailable: .*\n"
             assert re.fullmatch(error, ANSI.sub("", last))
             assert PASSWORD not in terminal.seen
+
+    def test_reader_gone_and_never_a_snapshot__2(self, make_broker: MakeBroker) -> None:
+        broker = make_broker(broker_url=f"redis://127.0.0.1:{free_port()}/0")
+        with Watching(broker) as process:
+            assert process.stderr.readline().startswith(b"No snapshot: BrokerUnavailable: ")
+            status, last = process.hang_up()
+        assert status == 2
+        assert last.startswith(b"CommandError: No snapshot: BrokerUnavailable: ")
+
+    def test_reader_gone_and_broker_lost_after_a_snapshot__2(
+        self, alone: Broker, own_redis: RedisServer
+    ) -> None:
+        alone.fleet("one@t")
+        with Watching(alone) as process:
+            assert process.stdout.readline().startswith(b"1 worker answered")
+            own_redis.stop()
+            assert process.stderr.readline().startswith(b"No snapshot: BrokerUnavailable: ")
+            status, last = process.hang_up()
+        assert status == 2
+        assert last.startswith(b"CommandError: No snapshot: BrokerUnavailable: ")
 
     @on_redis
     def test_pipe__snapshot_below_snapshot(self, fleet: Broker) -> None:

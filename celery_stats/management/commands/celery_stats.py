@@ -115,19 +115,22 @@ class Command(BaseCommand):
             self.write(printable(f"{options['forget']} is forgotten.") + "\n")
             return
         self.question = question_of(options)
+        #: The last snapshot, or why there is none. It decides the exit status.
+        self.last: Report | CeleryStatsError = CeleryStatsError("none was asked for")
         try:
             if self.watching:
-                report = self.watch(options["watch"])
+                self.watch(options["watch"])
             else:
-                report = self.ask()
-                self.show(report)
+                self.last = share_report(self.question, self.options)
+                self.show(self.last)
         except BrokenPipeError:
             # The reader has closed the pipe, as ``head`` does. Python would try to write the rest
             # when it ends, and complain.
             with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())
-            report = self.report
-        self.conclude(report)
+        if isinstance(self.last, CeleryStatsError):
+            raise self.last
+        self.conclude(self.last)
 
     def conclude(self, report: Report) -> None:
         """Close the connection, and say how to forget workers that may have been killed.
@@ -153,33 +156,21 @@ class Command(BaseCommand):
         if unexpected_replies(report.answers):
             raise CommandError("A worker reported an error.", returncode=INCOMPLETE)
 
-    def ask(self) -> Report:
-        """Return a report, and keep it for the exit status."""
-        self.report = share_report(self.question, self.options)
-        return self.report
-
-    def watch(self, interval: float) -> Report:
+    def watch(self, interval: float) -> None:
         """Show snapshot after snapshot until Ctrl-C: on a terminal, each in place of the last.
 
         Args:
             interval: seconds between two snapshots.
-
-        Returns:
-            Report: the last one.
-
-        Raises:
-            CeleryStatsError: there was none at last.
         """
         in_place = self.stdout.isatty() and not self.json
         screen = Screen(self.write, self.styled) if in_place else None
-        last: Report | CeleryStatsError = CeleryStatsError("none was asked for")
         try:
             while True:
                 try:
-                    last = self.ask()
-                    self.show(last, screen)
+                    self.last = share_report(self.question, self.options)
+                    self.show(self.last, screen)
                 except CeleryStatsError as exc:
-                    last = exc
+                    self.last = exc
                     if screen:
                         screen.show([(no_snapshot(exc), ERROR)])
                     else:
@@ -193,9 +184,6 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             # The terminal has written ^C.
             self.write("\n" if in_place else "")
-        if isinstance(last, CeleryStatsError):
-            raise last
-        return last
 
     def show(self, report: Report, screen: Screen | None = None) -> None:
         """Write a report to the screen, if there is one, or below what is written already."""
