@@ -7,7 +7,7 @@ by the same table. The published schema shows it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.http import QueryDict
@@ -77,26 +77,6 @@ class WrongQuestion(CeleryStatsError, ValueError):
         return " ".join(f"{name}: {text}" for name, text in self.errors.items())
 
 
-def parse_question(params: QueryDict) -> Question:
-    """Return the question that query parameters ask.
-
-    Raises:
-        ValidationError: ``{"<parameter>": ["<what is wrong>"]}`` for each wrong parameter.
-    """
-    foreign = foreign_parameters()
-    unknown = [name for name in params if name not in PARAMETERS and name not in foreign]
-    override = api_settings.URL_FORMAT_OVERRIDE
-    known = ", ".join([*PARAMETERS, override] if override else PARAMETERS)
-    errors = {_shorten(name): [f"Unknown parameter; known are: {known}."] for name in unknown}
-    try:
-        question = make_question({name: params.getlist(name) for name in PARAMETERS})
-    except WrongQuestion as exc:
-        errors = {**{name: [text] for name, text in exc.errors.items()}, **errors}
-    if errors:
-        raise ValidationError(dict(list(errors.items())[:MAX_ERRORS]))
-    return question
-
-
 def make_question(values: Mapping[str, Sequence[str]]) -> Question:
     """Return the question for the values of parameters, without duplicate values.
 
@@ -115,6 +95,28 @@ def make_question(values: Mapping[str, Sequence[str]]) -> Question:
             known = PARAMETERS[name].choices or dict.fromkeys(given)
             asked[PARAMETERS[name].attribute] = tuple(value for value in known if value in given)
     return Question(**asked)
+
+
+def parse_question(
+    params: QueryDict, make: Callable[[Mapping[str, Sequence[str]]], Question] = make_question
+) -> Question:
+    """Return the question that query parameters ask, as ``make`` makes it of their values.
+
+    Raises:
+        ValidationError: ``{"<parameter>": ["<what is wrong>"]}`` for each wrong parameter.
+    """
+    foreign = foreign_parameters()
+    unknown = [name for name in params if name not in PARAMETERS and name not in foreign]
+    override = api_settings.URL_FORMAT_OVERRIDE
+    known = ", ".join([*PARAMETERS, override] if override else PARAMETERS)
+    errors = {_shorten(name): [f"Unknown parameter; known are: {known}."] for name in unknown}
+    try:
+        question = make({name: params.getlist(name) for name in PARAMETERS})
+    except WrongQuestion as exc:
+        errors = {**{name: [text] for name, text in exc.errors.items()}, **errors}
+    if errors:
+        raise ValidationError(dict(list(errors.items())[:MAX_ERRORS]))
+    return question
 
 
 def _mistake(name: str, given: Sequence[str]) -> str:

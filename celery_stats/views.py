@@ -11,7 +11,7 @@ from typing import Any
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import TooManyFieldsSent
 from django.db import connections, transaction
-from django.http import Http404, HttpRequest, QueryDict
+from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import (
@@ -30,7 +30,7 @@ from .control.exceptions import CeleryStatsError
 from .control.question import CeleryApp, Question
 from .exceptions import NoSuchRepresentation, ServiceUnavailable
 from .headers import MISSING_WORKERS, encode_worker_names
-from .page.pasted import task_ids
+from .page.pasted import pasted_question
 from .query import parse_question
 from .renderers import (
     METRICS_RENDERERS,
@@ -205,18 +205,14 @@ class CeleryStatsView(APIView):
         """Return what the caller asks, and what the metrics and the page need besides."""
         params, renderer = request.query_params, request.accepted_renderer
         if isinstance(renderer, PageRenderer):
-            return self._question_of_a_person(params)
+            # The form can be sent with nothing but spaces in it.
+            pasted = [text for text in params.getlist("task_id") if text.strip()]
+            query = params.copy()
+            query.setlist("task_id", pasted)
+            return parse_question(query, pasted_question)
         question = parse_question(params)
         chose_fields = "field" in params
         if isinstance(renderer, OpenMetricsRenderer):
             fields = question.fields if chose_fields else renderer.fields
             return replace(question, fields=fields, queues=True)
         return question
-
-    def _question_of_a_person(self, params: QueryDict) -> Question:
-        """Return what a visitor of the page asks, who may paste ids with anything around them."""
-        pasted = tuple(text for text in params.getlist("task_id") if text.strip())
-        params = params.copy()
-        params.setlist("task_id", task_ids(pasted))
-        question = parse_question(params)
-        return replace(question, queues="field" not in params, look_up=pasted)

@@ -340,6 +340,8 @@ class TestExitStatus:
         ("args", "complaint"),
         [
             ({"worker": [""]}, "--worker: A value may not be empty."),
+            ({"task_id": [""]}, "--task-id: A value may not be empty."),
+            ({"task_id": ['"' * 256]}, "--task-id: A value may have at most 255 characters."),
             ({"task_id": ["a\x00b"]}, "--task-id: A value may not hold control characters."),
             (
                 {"task_id": [f"x{n}" for n in range(101)]},

@@ -529,6 +529,18 @@ def test_broker_unavailable__page_says_so(
     assert "secret" not in text
 
 
+def test_text_that_holds_no_id__refused_as_by_the_command(browser_client: Client) -> None:
+    response = browser_client.get(URL, {"task_id": '"' * 256})
+    assert response.status_code == 400
+    text = Elements(response.content.decode()).text
+    assert "task_id : A value may have at most 255 characters." in text
+
+
+def test_spaces_alone__nothing_is_looked_up(browser_client: Client, settings: Any) -> None:
+    settings.DRF_CELERY_STATS = {"CELERY_APP": "tests.nowhere:app"}
+    assert browser_client.get(URL, {"task_id": " "}).status_code == 503
+
+
 def test_wrong_query__page_names_the_parameter(browser_client: Client) -> None:
     response = browser_client.get(f"{URL}?<b>=1&field=nope")
     assert response.status_code == 400

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
-from celery_stats.query import CONTROL, MAX_LENGTH
+from celery_stats.control.question import Question
+from celery_stats.query import CONTROL, MAX_LENGTH, make_question
 
 #: What stands around an id that is copied from a text, such as quotes.
 _AROUND = "\"'`()[]{}<>.…:“”„«»\u2018\u2019\u2039\u203a"
@@ -15,6 +17,20 @@ _CONTROL = re.compile(f"[{CONTROL}]")
 
 #: Characters of the shortest beginning of an id that is looked for.
 SHORTEST_BEGINNING = 8
+
+
+def pasted_question(values: Mapping[str, Sequence[str]]) -> Question:
+    """Return what a person asks, who may paste task ids with anything around them.
+
+    Args:
+        values: those of every parameter.
+
+    Raises:
+        WrongQuestion: a value is not accepted.
+    """
+    pasted = tuple(values["task_id"])
+    question = make_question({**values, "task_id": task_ids(pasted) or pasted})
+    return replace(question, queues=not values["field"], look_up=pasted)
 
 
 def pasted_ids(text: str) -> list[tuple[str, ...]]:

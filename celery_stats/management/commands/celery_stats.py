@@ -9,7 +9,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from celery_stats.conf import conf
 from celery_stats.control.broker import broker_for
 from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
-from celery_stats.control.question import Question
 from celery_stats.management.forget import NotForgotten, forget, forgettable
 from celery_stats.page.findings import notes
-from celery_stats.page.pasted import task_ids
+from celery_stats.page.pasted import pasted_question
 from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
 from celery_stats.page.text import plural
 from celery_stats.query import PARAMETERS, WrongQuestion, make_question
@@ -114,7 +112,8 @@ class Command(BaseCommand):
             forget(options["forget"], self.options)
             self.write(printable(f"{options['forget']} is forgotten.") + "\n")
             return
-        self.question = question_of(options)
+        values = {name: options[name] or [] for name in PARAMETERS}
+        self.question = make_question(values) if self.json else pasted_question(values)
         #: The last snapshot, or why there is none. It decides the exit status.
         self.last: Report | CeleryStatsError = CeleryStatsError("none was asked for")
         try:
@@ -227,20 +226,6 @@ def interval(text: str) -> float:
     if not (isfinite(value) and value >= SHORTEST_INTERVAL):
         raise argparse.ArgumentTypeError(f"must be at least {SHORTEST_INTERVAL:g}")
     return value
-
-
-def question_of(options: Mapping[str, Any]) -> Question:
-    """Return the question that the options ask. Task ids may be pasted with anything around them.
-
-    Raises:
-        WrongQuestion: a value is not accepted.
-    """
-    values = {name: options[name] or [] for name in PARAMETERS}
-    if options["json"]:
-        return make_question(values)
-    pasted = tuple(values["task_id"])
-    question = make_question({**values, "task_id": task_ids(pasted) or pasted})
-    return replace(question, queues=not options["field"], look_up=pasted)
 
 
 def no_snapshot(exc: CeleryStatsError) -> str:
