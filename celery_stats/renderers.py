@@ -22,6 +22,7 @@ from rest_framework.settings import api_settings
 
 from .page.fleet import UNAVAILABLE, page
 from .page.messages import about, refusal, texts
+from .query import MAX_VALUES
 from .report import Report
 
 #: The static files of the page.
@@ -144,7 +145,8 @@ def json_link(request: Request, task_ids: Sequence[str] = ()) -> str:
 
     Args:
         request: the request for the page.
-        task_ids: the ids that the page has found in what was pasted.
+        task_ids: the ids that the page has found in what was pasted. The link holds as many as
+            are accepted.
     """
     name = api_settings.URL_FORMAT_OVERRIDE
     if not name:
@@ -152,7 +154,7 @@ def json_link(request: Request, task_ids: Sequence[str] = ()) -> str:
     query = request.query_params.copy()
     query[name] = "json"
     if task_ids:
-        query.setlist("task_id", list(task_ids))
+        query.setlist("task_id", list(task_ids[:MAX_VALUES]))
     return f"?{query.urlencode()}"
 
 

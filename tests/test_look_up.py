@@ -14,7 +14,8 @@ from celery_stats.control.results import Backend, Result
 from celery_stats.control.traces import Traces
 from celery_stats.page import look_up, tasks
 from celery_stats.page.look_up import LookUp, look_ups
-from celery_stats.page.pasted import pasted_ids, task_ids
+from celery_stats.page.pasted import pasted_ids, pasted_question
+from celery_stats.query import WrongQuestion
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
 from tests.answers import ANSWERS, EMPTY, NOW, STATS, TASK
@@ -26,7 +27,7 @@ NOTHING = Traces({}, Backend.NONE, {}, Extent.ALL)
 def look(*pasted: str, answers: dict[str, Any] | None = None, **known: Any) -> list[LookUp]:
     """Look up what was pasted, in these answers."""
     given = {"missing": {}, "taken_at": NOW, "elapsed": 0.01, "traces": NOTHING, **known}
-    question = Question(task_ids=tuple(task_ids(pasted)), look_up=pasted)
+    question = pasted_question({"task_id": pasted, "field": ()})
     return look_ups(Report({**EMPTY, **(answers or ANSWERS)}, **given, question=question))
 
 
@@ -71,9 +72,7 @@ def test_id_with_spaces_and_quotes__the_exact_text_comes_first() -> None:
     odd = "my 'Task', NUMBER 7"
     answers = {**ANSWERS, "active": {"a@h": [{**TASK, "id": odd}]}}
     assert [look_up.id.shown for look_up in look(odd, answers=answers)] == [odd]
-    assert pasted_ids(odd) == [
-        (odd,), ("my",), ("Task", "task"), ("NUMBER", "number"), ("7",),
-    ]  # fmt: skip
+    assert pasted_ids(odd) == [("my",), ("Task", "task"), ("NUMBER", "number"), ("7",)]
 
 
 def test_upper_and_lower_case_are_two_tasks__the_exact_one() -> None:
@@ -110,8 +109,24 @@ def test_many_ids_and_many_tasks__the_lists_are_searched_once(
     assert len(searched) == 3 * 3
 
 
-def test_too_long_or_with_control_characters__no_id() -> None:
-    assert task_ids(["x" * 256 + " y", "a\tb", " "]) == ["x" * 256, "y", "a", "b"]
+def asked(*pasted: str) -> tuple[str, ...]:
+    """Return the ids that are asked for if this was pasted."""
+    return pasted_question({"task_id": pasted, "field": ()}).task_ids
+
+
+def test_whole_text_too_long_or_with_control_characters__no_id() -> None:
+    assert asked("x" * 255 + " y", "a\tb") == ("x" * 255, "y", "a", "b")
+
+
+@pytest.mark.parametrize("mark", ["", "'"], ids=["as they are", "quoted"])
+def test_upper_case__a_hundred_ids_as_in_lower_case(mark: str) -> None:
+    ids = [f"{mark}{ID[:-3]}{n}{mark}".upper() for n in range(100, 200)]
+    for pasted in (ids, [" ".join(ids)]):
+        found = asked(*pasted)
+        assert found[:100] == tuple(task_id.strip(mark or None) for task_id in ids)
+        assert {task_id.lower() for task_id in found[:100]} <= {*found}
+    with pytest.raises(WrongQuestion, match="At most 100 values are allowed"):
+        asked(*ids, "x")
 
 
 # What workers say

@@ -419,6 +419,10 @@ def test_json_link__keeps_the_query(show: Callable[..., Elements], settings: Any
 
     assert "?task_id=a%26b&format=json" in links(show(ANSWERS, "?task_id=a%26b"))
     assert "?format=json" in links(show(ANSWERS, "?format=html"))
+    ids = [f"A{number}" for number in range(100)]
+    # In lower case they are looked up as well. The JSON takes no more than a hundred.
+    query = "&".join(f"task_id={task_id}" for task_id in ids)
+    assert f"?{query}&format=json" in links(show(ANSWERS, f"?{query}"))
     settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "URL_FORMAT_OVERRIDE": None}
     assert not [link for link in links(show(ANSWERS)) if link and "json" in link]
 

@@ -15,7 +15,6 @@ from rest_framework.test import APIClient
 from celery_stats.conf import conf
 from celery_stats.control.question import Extras, Question
 from celery_stats.page.look_up import look_ups
-from celery_stats.page.pasted import task_ids
 from celery_stats.report import Report, ReportOptions, share_report
 from tests import celery_app
 from tests.brokers import Broker
@@ -219,7 +218,7 @@ def test_command__the_same_sentences_and_the_exit_status_of_the_workers(
 
 def test_running_for_hours__since_when(situations: Situations) -> None:
     broker, task_id = situations.broker, situations.ids["running"]
-    question = Question(task_ids=tuple(task_ids([task_id])), look_up=(task_id,))
+    question = Question(task_ids=(task_id,), look_up=(task_id,))
     report = share_report(question, ReportOptions.from_conf(conf, app=broker.app))
     busy = f"busy@{broker.namespace}"
     clock = report.taken_at.timestamp() + 5 * 3600 + 22 * 60

@@ -94,13 +94,8 @@ def _wanted(report: Report, known: Collection[str]) -> dict[str, str]:
     found = dict.fromkeys([*known, *_traced(report)])
     wanted: dict[str, str] = {}
     for text in report.question.look_up or report.question.task_ids:
-        ways = pasted_ids(text)
         whole = text.strip()
-        if whole in found or not ways:
-            ways = [(whole,)]
-        elif len(ways) > 1 and ways[0] == (whole,):
-            ways = ways[1:]
-        for way in ways:
+        for way in [(whole,)] if whole in found else pasted_ids(text):
             wanted[way[0]] = next((task_id for task_id in way if task_id in found), "")
     return wanted
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from celery_stats.control.question import Question
 from celery_stats.query import CONTROL, MAX_LENGTH, make_question
@@ -22,6 +23,9 @@ SHORTEST_BEGINNING = 8
 def pasted_question(values: Mapping[str, Sequence[str]]) -> Question:
     """Return what a person asks, who may paste task ids with anything around them.
 
+    The limits are for the ids that are pasted. The other ways in which they may be written are
+    asked for after them, and so is each whole text, because an id may be any text.
+
     Args:
         values: those of every parameter.
 
@@ -29,28 +33,26 @@ def pasted_question(values: Mapping[str, Sequence[str]]) -> Question:
         WrongQuestion: a value is not accepted.
     """
     pasted = tuple(values["task_id"])
-    question = make_question({**values, "task_id": task_ids(pasted) or pasted})
-    return replace(question, queues=not values["field"], look_up=pasted)
+    ways = [way for text in pasted for way in pasted_ids(text)]
+    question = make_question({**values, "task_id": [way[0] for way in ways]})
+    others = filter(_may_be_id, chain(map(str.strip, pasted), *ways))
+    task_ids = tuple(dict.fromkeys([*question.task_ids, *others]))
+    return replace(question, task_ids=task_ids, queues=not values["field"], look_up=pasted)
 
 
 def pasted_ids(text: str) -> list[tuple[str, ...]]:
     """Return the ids in a text that was pasted, each with the ways in which it may be written.
 
-    The first is the exact text, because an id may be any text. After it come its parts, without
-    quotes and in lower case as well.
+    They are its parts, without quotes, and then in lower case as well. A text without any is an
+    id itself.
     """
-    exact = text.strip()
-    parts = [part.strip(_AROUND) for part in re.split(r"[\s,;]+", exact)]
+    parts = [part.strip(_AROUND) for part in re.split(r"[\s,;]+", text)]
     written = [tuple(dict.fromkeys((part, part.lower()))) for part in parts if part]
-    if _CONTROL.search(exact) or len(exact) > MAX_LENGTH or (exact,) in written:
-        return list(dict.fromkeys(written))
-    return list(dict.fromkeys([(exact,), *written]))
+    return list(dict.fromkeys(written)) or [(text.strip(),)]
 
 
-def task_ids(texts: Collection[str]) -> list[str]:
-    """Return every id that the texts may mean."""
-    ways = (way for text in texts if text.strip() for way in pasted_ids(text))
-    return list(dict.fromkeys(task_id for way in ways for task_id in way))
+def _may_be_id(text: str) -> bool:
+    return len(text) <= MAX_LENGTH and not _CONTROL.search(text)
 
 
 def beginning_with(
