@@ -57,6 +57,35 @@ def test_pasted_id__found_however_it_is_written(pasted: str) -> None:
     assert said(pasted) == [["Running on a@h for 1 min 5 s, since 05:58."]]
 
 
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        # Two lines of Celery's log, and JSON.
+        "Task reports.build[{}] received",
+        "Discarding revoked task: reports.build[{}]",
+        '{{"id":"{}","name":"reports.build"}}',
+    ],
+)
+@pytest.mark.parametrize("task_id", [ID, "March"])
+def test_text_around_an_id__found(pasted: str, task_id: str) -> None:
+    answers = {**ANSWERS, "active": {"a@h": [{**TASK, "id": task_id}]}}
+    found = {
+        look_up.id.shown: look_up.state
+        for look_up in look(pasted.format(task_id), answers=answers)
+    }
+    assert found[task_id] == "active"
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    ["https://flower/task/{}?x=1", "celery-task-meta-{}", "task_id={}", "{}.json"],
+)
+def test_uuid_in_a_word__found(pasted: str) -> None:
+    assert said(pasted.format(ID.upper())) == [["Running on a@h for 1 min 5 s, since 05:58."]]
+    (unknown,) = look(pasted.format(ID), answers=EMPTY)
+    assert unknown.id.shown == pasted.format(ID)
+
+
 def test_several_pasted__each_looked_up() -> None:
     running, nope = (
         "Running on a@h for 1 min 5 s, since 05:58.",

@@ -12,8 +12,10 @@ from itertools import chain
 from celery_stats.control.question import Question
 from celery_stats.query import CONTROL, MAX_LENGTH, make_question
 
-#: What stands around an id that is copied from a text, such as quotes.
-_AROUND = "\"'`()[]{}<>.…:“”„«»\u2018\u2019\u2039\u203a"
+#: What stands around an id that is copied from a text, such as quotes. Celery logs ``name[id]``.
+_AROUND = re.compile("[\\s,;\"'`()\\[\\]{}<>…“”„«»\u2018\u2019\u2039\u203a]+")
+#: An id as Celery makes it. It is found inside of a word as well, such as a part of a URL.
+_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CONTROL = re.compile(f"[{CONTROL}]")
 
 #: Characters of the shortest beginning of an id that is looked for.
@@ -43,12 +45,16 @@ def pasted_question(values: Mapping[str, Sequence[str]]) -> Question:
 def pasted_ids(text: str) -> list[tuple[str, ...]]:
     """Return the ids in a text that was pasted, each with the ways in which it may be written.
 
-    They are its parts, without quotes, and then in lower case as well. A text without any is an
-    id itself.
+    They are its words. After the word come its lower case and the UUID in it. A text without any
+    word is an id itself.
     """
-    parts = [part.strip(_AROUND) for part in re.split(r"[\s,;]+", text)]
-    written = [tuple(dict.fromkeys((part, part.lower()))) for part in parts if part]
-    return list(dict.fromkeys(written)) or [(text.strip(),)]
+    words = filter(None, (part.strip(".:") for part in _AROUND.split(text)))
+    return list(dict.fromkeys(map(_ways, words))) or [(text.strip(),)]
+
+
+def _ways(word: str) -> tuple[str, ...]:
+    lower = word.lower()
+    return tuple(dict.fromkeys((word, lower, *_UUID.findall(lower)[:1])))
 
 
 def _may_be_id(text: str) -> bool:
