@@ -343,12 +343,16 @@ def test_result__state_and_time(result: Result, sentence: str) -> None:
 def test_queues__where_it_waits_and_who_consumes_it() -> None:
     consumers = {"a@h": [{"name": "mail"}]}
     places = {"x": Place("mail", 41), "y": Place("celery", 0), "z": Place("mail", None)}
+    places["a"] = Place("", None)
     traces = Traces({}, Backend.NONE, places, Extent.ALL)
-    found = said("x y z", traces=traces, queues={"mail": 50, "celery": 1}, consumers=consumers)
+    found = said("x y z a", traces=traces, queues={"mail": 50, "celery": 1}, consumers=consumers)
     assert [sentences[1] for sentences in found] == [
         "Waits in mail, about 41 messages before it, consumed by a@h.",
         "Waits in celery, no message before it, and no worker that answered consumes it.",
         "It was delivered from mail to a worker that has not acknowledged it. It may wait there, "
+        "or be running there with acks_late or in the solo pool, or the worker may be gone. It is "
+        "delivered again if it is not acknowledged within the visibility timeout.",
+        "It was delivered to a worker that has not acknowledged it. It may wait there, "
         "or be running there with acks_late or in the solo pool, or the worker may be gone. It is "
         "delivered again if it is not acknowledged within the visibility timeout.",
     ]

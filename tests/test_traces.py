@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connections
-from kombu import Connection
+from kombu import Connection, Exchange, Queue
 
 from celery_stats.control import limits, results
 from celery_stats.control import look_through as module
@@ -27,7 +27,7 @@ from tests.processes import wait_until
 # Queues
 
 
-def send(broker: Broker, number: int = 1, queue: str = "", **options: Any) -> list[str]:
+def send(broker: Broker, number: int = 1, queue: Any = "", **options: Any) -> list[str]:
     queue = queue or broker.queues[0]
     return [
         str(broker.app.send_task("tests.nap", queue=queue, **options).id) for _ in range(number)
@@ -91,6 +91,17 @@ def test_look_through__delivered_and_not_acknowledged__found(make_broker: MakeBr
             {task_id: Place(broker.queues[0], None)},
             Extent.ALL,
         )
+
+
+def test_look_through__delivered_through_an_exchange__the_queue_is_not_known(
+    make_broker: MakeBroker,
+) -> None:
+    broker = make_broker()
+    queue = Queue("high", Exchange(f"{broker.namespace}.shop", "topic"), routing_key="shop.#")
+    (task_id,) = send(broker, queue=queue, routing_key="shop.mail")
+    with Connection(broker.url) as consumer:
+        assert consumer.default_channel.basic_get("high", no_ack=False)
+        assert look(broker, task_id, queues=["high"]) == ({task_id: Place("", None)}, Extent.ALL)
 
 
 def test_look_through__odd_messages__passed_over(make_broker: MakeBroker) -> None:

@@ -33,7 +33,8 @@ class Place:
     """Where the broker holds a task.
 
     Attributes:
-        queue: the name of the queue.
+        queue: the name of the queue; empty if it is not known, because the task was delivered
+            through an exchange.
         before: how many messages of the queue are delivered before it; None if it was delivered
             and the worker has not acknowledged it.
     """
@@ -92,7 +93,9 @@ class _Search:
                 count_values(message)
                 parsed = json.loads(message)
                 if before is None:
-                    parsed, _exchange, queue = parsed
+                    parsed, exchange, routing_key = parsed
+                    # Without an exchange, the routing key is the name of the queue.
+                    queue = "" if exchange else routing_key
                 # The id of the task in both protocols of Celery.
                 task_id = parsed["properties"]["correlation_id"]
                 if task_id in self._wanted:

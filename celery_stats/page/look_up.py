@@ -295,8 +295,9 @@ def _placed(report: Report, place: Place) -> str:
     if place.before is None:
         # Celery acknowledges a task when it starts, or with acks_late when it has ended. The event
         # loop does so, which does not run while the solo pool executes a task.
+        origin = f"from {queue} " if queue else ""
         return (
-            f"It was delivered from {queue} to a worker that has not acknowledged it. It may wait "
+            f"It was delivered {origin}to a worker that has not acknowledged it. It may wait "
             "there, or be running there with acks_late or in the solo pool, or the worker may be "
             "gone. It is delivered again if it is not acknowledged within the visibility timeout."
         )
