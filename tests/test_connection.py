@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import kombu
 import pytest
 from celery import Celery
 
+from celery_stats.control.broker import Connections
 from celery_stats.control.configuration import configured_connection
 from celery_stats.control.connection import ControlConnection
 from celery_stats.control.exceptions import BrokerUnavailable, RemoteControlUnsupported
@@ -92,6 +94,29 @@ def test_pools_of_the_app__not_used(make_broker: MakeBroker, connect: Connect, k
     app = make_broker(kind, broker_pool_limit=1).app
     with app.pool.acquire(), connect(app).replies(lambda message: None):
         connect(app).publish("ping", {}, expires=1.0)
+
+
+def test_address_is_avoided_no_longer__while_two_connect(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one to begin forgets the address before the first one has connected."""
+    app, connections = make_broker().app, Connections()
+    connections._hanging["redis://avoided"] = time.monotonic() + 0.1
+    connection_for_write = app.connection_for_write
+
+    def ask() -> str:
+        ends = time.monotonic() + 4
+        return connections.run(app, 4.0, ends, lambda connection: connection.driver)
+
+    def another_asks_first() -> Any:
+        monkeypatch.setattr(app, "connection_for_write", connection_for_write)
+        time.sleep(0.1)
+        assert ask() == "redis"
+        return connection_for_write()
+
+    monkeypatch.setattr(app, "connection_for_write", another_asks_first)
+    assert ask() == "redis"
+    connections.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

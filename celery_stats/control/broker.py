@@ -74,14 +74,13 @@ class Connections:
         return self._use(self._connect(app, deadline, ends), work)
 
     def _connect(self, app: Celery, deadline: float, ends: float) -> ControlConnection:
-        now = time.monotonic()
-        hanging = {url for url, until in self._hanging.items() if now < until}
-        left = self._left.pop() if self._left else ""
+        # Threads of other questions change both meanwhile.
+        now, left = time.monotonic(), ""
+        hanging = {url for url, until in self._hanging.copy().items() if now < until}
+        with suppress(IndexError):
+            left = self._left.pop()
         connection = ControlConnection(app, deadline, ends=ends, reply_key=left, hanging=hanging)
-        self._hanging = {
-            **dict.fromkeys(connection.hanging, now + AVOIDED),
-            **{url: self._hanging[url] for url in hanging},
-        }
+        self._hanging.update(dict.fromkeys(connection.hanging - hanging, now + AVOIDED))
         return connection
 
     def _use(self, connection: ControlConnection, work: Callable[[ControlConnection], T]) -> T:
