@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -320,6 +321,28 @@ def test_results__more_questions_than_threads_one_after_the_other__all_asked(
     broker = make_broker()
     requests = [ask(broker, "x", result_backend=None) for _ in range(6)]
     assert [request.backend for request in requests] == [Backend.NONE] * 6
+
+
+def test_results__another_question_begins_meanwhile__both_asked(
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker()
+    others: list[ResultRequest] = []
+
+    class Thread(threading.Thread):
+        """One that runs. When somebody looks at it for the first time, another question begins."""
+
+        is_seen = False
+
+        def is_alive(self) -> bool:
+            if not self.is_seen:
+                self.is_seen = True
+                others.append(ask(broker, "x", result_backend=None))
+            return True
+
+    monkeypatch.setattr(results, "_threads", {Thread()})
+    requests = [ask(broker, "x", result_backend=None), *others]
+    assert [request.backend for request in requests] == [Backend.NONE] * 2
 
 
 def test_results__connection_of_django__closed_in_the_thread(

@@ -75,7 +75,8 @@ class ResultRequest:
 
     def start(self) -> None:
         """Begin to ask. Nothing is asked while too many earlier questions hang."""
-        _threads.difference_update([thread for thread in _threads if not thread.is_alive()])
+        # A copy, because the thread of another question may add one meanwhile.
+        _threads.difference_update([thread for thread in _threads.copy() if not thread.is_alive()])
         if len(_threads) >= MAX_THREADS:
             return
         thread = threading.Thread(target=self._run, name="celery-stats-results", daemon=True)
