@@ -197,6 +197,7 @@ def _make_report(snapshot: Snapshot, options: ReportOptions) -> Report:
         extras={jsonsafe(worker): extras for worker, extras in snapshot.extras.items()},
         unnamed=snapshot.unnamed,
         unreadable=snapshot.unreadable,
+        keeps_names=snapshot.keeps_names,
         # Not masked: it holds states, times and names of queues alone.
         traces=snapshot.traces,
     )

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from celery import Celery
 from django.core.management import CommandError, call_command
+from rest_framework.test import APIClient
 
-from celery_stats.management.forget import forgettable
+from celery_stats.control.question import Question
+from celery_stats.page.findings import forgettable
 from celery_stats.report import Report
+from celery_stats.shapes import FIELDS
 from tests.answers import ANSWERS, NOW
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.processes import free_port
@@ -123,32 +126,41 @@ def test_name_that_no_worker_has__2(make_broker: MakeBroker, use: Use) -> None:
     assert forget("a\n@h") == "2: --worker: A value may not hold control characters."
 
 
-REPORT = Report(ANSWERS, {"gone@h": ("stats",), "part@h": ("active",)}, NOW, 0.01)
-REPORT = replace(REPORT, question=replace(REPORT.question, fields=("stats",)))
-
-
-def client(url: str) -> Celery:
-    return Celery(broker=url, set_as_current=False)
+MISSING = {"gone@h": FIELDS, "a@h": ("active",)}
+REPORT = Report(ANSWERS, MISSING, NOW, 0.01, keeps_names=True)
 
 
 def test_forgettable__workers_without_any_answer() -> None:
-    assert forgettable(REPORT, client("redis://localhost")) == ["gone@h"]
+    assert forgettable(REPORT) == ["gone@h"]
 
 
 @pytest.mark.parametrize(
-    ("report", "url"),
-    [
-        (replace(REPORT, unreadable=1), "redis://localhost"),
-        (
-            replace(REPORT, question=replace(REPORT.question, workers=("gone@h",))),
-            "redis://localhost",
-        ),
-        (REPORT, "amqp://localhost"),
-    ],
+    "change",
+    [{"unreadable": 1}, {"question": Question(workers=("gone@h",))}, {"keeps_names": False}],
     ids=["a reply could not be read", "asked by name", "rabbitmq"],
 )
-def test_forgettable__nobody(report: Report, url: str) -> None:
-    assert forgettable(report, client(url)) == []
+def test_forgettable__nobody(change: dict[str, Any]) -> None:
+    assert forgettable(replace(REPORT, **change)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_said"), [("redis", True), ("filesystem", True), ("amqp", False)]
+)
+def test_page_and_command__say_it_where_names_stay(
+    make_broker: MakeBroker, use: Use, api: APIClient, kind: str, is_said: bool
+) -> None:
+    """The worker is frozen, because RabbitMQ forgets one that was killed."""
+    broker = use(make_broker(kind, "one@t"))
+    (two,) = broker.fleet("two@t")
+    call_command("celery_stats", stdout=StringIO())
+    two.freeze()
+    page = api.get("/api/celery-stats/?format=html").content.decode()
+    assert "It may be frozen" in page
+    assert ("celery_stats --forget NAME" in page) is is_said
+    told = StringIO()
+    with pytest.raises(CommandError, match="did not answer everything: two@t"):
+        call_command("celery_stats", timeout=0.5, stdout=StringIO(), stderr=told)
+    assert ("celery_stats --forget two@t" in told.getvalue()) is is_said
 
 
 def test_reply_that_could_not_be_read__its_name_stays(make_broker: MakeBroker, use: Use) -> None:

@@ -394,9 +394,9 @@ def test_empty__says_how_to_start_a_worker(show: Callable[..., Elements]) -> Non
 def test_empty_and_workers_missing__says_how_to_remove_their_names(
     show: Callable[..., Elements],
 ) -> None:
-    shown = show(EMPTY, missing={"a@h": FIELDS})
+    shown = show(EMPTY, missing={"a@h": FIELDS}, keeps_names=True)
     assert "celery -A project worker" in shown.text
-    assert "Redis keeps the name of a worker that was killed." in shown.text
+    assert "The broker keeps the name of a worker that was killed." in shown.text
     assert "python manage.py celery_stats" in shown.text
 
 

@@ -249,6 +249,7 @@ def test_snapshot__all_of_it_in_the_report() -> None:
         extras={"one@h": Extras(time=1.7e9)},
         unnamed=3,
         unreadable=4,
+        keeps_names=True,
         traces=Traces({}, Backend.NONE, {}, Extent.ALL),
         question=Question(fields=("stats",), queues=True),
     )

@@ -110,9 +110,10 @@ class Mailboxes:
         A transport that inherits ``get_table`` from kombu's ``virtual.Channel`` keeps the table in
         its own process. Such a table is complete only where there is one process (``memory``).
         """
-        inherited = type(self.channel).get_table is virtual.Channel.get_table
-        is_memory = isinstance(self.connection.transport, memory_transport.Transport)
-        return self.is_virtual and (is_memory or not inherited)
+        return self.is_virtual and (
+            isinstance(self.connection.transport, memory_transport.Transport)
+            or type(self.channel).get_table is not virtual.Channel.get_table
+        )
 
     def unread_messages(self, name: str) -> int:
         """Return how many messages wait in a node's mailbox. Not on Redis and AMQP."""

@@ -53,6 +53,7 @@ class Snapshot:
         unnamed: how many connections listen as workers do, answered nothing and have no name that
             is known: frozen workers, or other programs. Redis only.
         unreadable: how many nodes sent a reply that this process cannot decode, or must not.
+        keeps_names: whether the broker has a list of names, in which killed workers stay.
         traces: what was found out about the tasks that are looked up and that no worker names;
             None if there is no such task.
         question: what was asked.
@@ -67,6 +68,7 @@ class Snapshot:
     extras: Mapping[str, Extras] = field(default_factory=dict)
     unnamed: int = 0
     unreadable: int = 0
+    keeps_names: bool = False
     traces: Traces | None = None
     question: Question = Question()  # noqa: RUF009 - it is frozen
 
@@ -138,6 +140,7 @@ def _take(
         extras=replies.extras,
         unnamed=collector.presence.unnamed,
         unreadable=replies.unreadable,
+        keeps_names=connection.has_shared_table,
         traces=traces,
         question=question,
     )

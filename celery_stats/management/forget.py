@@ -6,27 +6,15 @@ name stops cleanly.
 
 from __future__ import annotations
 
-from typing import Any
-
-from celery_stats.control.configuration import configured_connection, find_app
+from celery_stats.control.configuration import find_app
 from celery_stats.control.connection import ControlConnection
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.query import make_question
-from celery_stats.report import Report, ReportOptions, share_report
+from celery_stats.report import ReportOptions, share_report
 
 
 class NotForgotten(CeleryStatsError):
     """The worker's name was left in the broker's list, for the reason in the text."""
-
-
-def forgettable(report: Report, app: Any) -> list[str]:
-    """Return the workers of a report that the broker may go on listing although they are gone."""
-    silent = [name for name, fields in report.missing.items() if fields == report.question.fields]
-    # A worker that was asked for by name need not be in the list. A reply that could not be read
-    # may be that of any missing worker.
-    if not silent or report.question.workers or report.unreadable:
-        return []
-    return [] if configured_connection(app).transport.driver_type == "amqp" else silent
 
 
 def forget(worker: str, options: ReportOptions) -> None:

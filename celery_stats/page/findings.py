@@ -39,6 +39,15 @@ def silent_workers(report: Report) -> set[str]:
     return set(report.missing).difference(*(found or () for found in report.answers.values()))
 
 
+def forgettable(report: Report) -> list[str]:
+    """Return the workers that the broker may go on listing although they are gone."""
+    # A worker that was asked for by name need not be in the list. A reply that could not be read
+    # may be that of any missing worker.
+    if not report.keeps_names or report.question.workers or report.unreadable:
+        return []
+    return sorted(silent_workers(report))
+
+
 def incomplete(report: Report) -> Remarks:
     """Return the workers that owe an answer, or gave one of another shape, such as an error."""
     return {**dict.fromkeys(report.missing, ()), **unexpected_replies(report.answers)}

@@ -26,7 +26,7 @@ from celery_stats.shapes import (
     value_at,
 )
 
-from .findings import heading, look_into, notes, remarks_at
+from .findings import forgettable, heading, look_into, notes, remarks_at
 from .look_up import look_ups
 from .tasks import TaskList, task_lists
 from .text import (
@@ -87,9 +87,9 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
             (shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names)
             for name, fields in sorted(missing.items())
         ],
+        "is_anybody_silent": "missing" in found,
         # Whether a name may have to be removed from the list of the broker.
-        "is_gone": bool(missing.keys() - set(names))
-        and not (report.unreadable or question.workers),
+        "is_anybody_forgettable": bool(forgettable(report)),
         "taken": {
             "iso": taken_at.isoformat(),
             "clock": f"{taken_at:%H:%M:%S}",

@@ -20,8 +20,8 @@ from celery_stats.conf import conf
 from celery_stats.control.broker import broker_for
 from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
-from celery_stats.management.forget import NotForgotten, forget, forgettable
-from celery_stats.page.findings import notes
+from celery_stats.management.forget import NotForgotten, forget
+from celery_stats.page.findings import forgettable, notes
 from celery_stats.page.pasted import pasted_question
 from celery_stats.page.terminal import ERROR, Line, Screen, lines, printable
 from celery_stats.page.text import plural
@@ -137,9 +137,8 @@ class Command(BaseCommand):
         Raises:
             CommandError: there is no worker, or one did not answer everything.
         """
-        app = find_app(self.options.app)
-        broker_for(app).close()
-        for name in forgettable(report, app):
+        broker_for(find_app(self.options.app)).close()
+        for name in forgettable(report):
             command = shlex.join(["python", "manage.py", "celery_stats", "--forget", name])
             self.stderr.write(
                 printable(f"If the process of {name} is gone and not only frozen: {command}"),
