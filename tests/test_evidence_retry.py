@@ -154,7 +154,7 @@ def test_worker_restarts_with_the_app__asked_in_one_message_again(
 def test_more_workers_than_are_asked_again__given_up_without_a_time_out(
     make_broker: MakeBroker,
 ) -> None:
-    broker, patience = make_broker(), 15.0
+    broker, patience = make_broker(), 40.0
     names = [f"{number:03}@made-up" for number in range(150)]
 
     def many(mailbox: Mailbox, command: dict[str, Any]) -> None:

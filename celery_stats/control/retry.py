@@ -22,9 +22,9 @@ from typing import NamedTuple
 from .question import CONSUMERS
 from .replies import Replies
 
-#: Seconds between a command that is sent again and the ping after it, and the least between pings.
-#: A worker that cannot encode its reply resets its mailbox, and a ping sent together with the
-#: command would be lost.
+#: Seconds between a command that is sent again and the ping after it, and between pings to
+#: different workers. A worker that cannot encode its reply resets its mailbox, and a ping sent
+#: together with the command would be lost.
 PING_DELAY = 0.05
 
 #: How often a command is sent again to a worker that answers only the ping after it.
@@ -65,13 +65,12 @@ class _Attempt:
     """A step that was sent, and the pings after it.
 
     Attributes:
-        waiting: the workers that have answered neither the command nor the pings.
+        waiting: the workers that have answered neither the command nor two pings in turn.
         ticket: that of the command.
         ping_at: when the next ping is due, in monotonic seconds.
         over_at: when the step is over for those that are silent.
-        pings: the tickets of the pings.
-        lost: worker to how many pings had been sent when it answered one, but not the command. It
-            is waiting until it answers a later one.
+        pinged: worker to the ticket of the ping that it has to answer.
+        lost: the workers that have answered a ping, and not the command.
     """
 
     step: Step
@@ -79,19 +78,13 @@ class _Attempt:
     ticket: str
     ping_at: float
     over_at: float = inf
-    pings: list[str] = field(default_factory=list)
-    lost: dict[str, int] = field(default_factory=dict)
+    pinged: dict[str, str] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
-    def is_due(self, now: float) -> bool:
-        """Whether to ping: at once if everybody has answered the pings that were sent."""
-        return now >= self.ping_at or all(
-            self.lost.get(worker) == len(self.pings) for worker in self.waiting
-        )
-
-    def can_go_on(self, worker: str, ping: str) -> bool:
-        """Take in the answer to a ping; return whether the ping was sent after another answer."""
-        answered_at = self.lost.setdefault(worker, len(self.pings))
-        return ping in self.pings[answered_at:]
+    def to_ping(self, now: float) -> set[str]:
+        """Return whom to ping now: at once if everybody who is waited for has answered a ping."""
+        chosen = self.waiting - self.pinged.keys()
+        return chosen if now >= self.ping_at or self.waiting <= self.lost & chosen else set()
 
 
 class Retries:
@@ -146,13 +139,16 @@ class Retries:
             self._silent.discard(node)
             if not is_waited_for:
                 self._caught_up.add(node)
-        elif attempt is not None and is_waited_for and ticket in (attempt.ticket, *attempt.pings):
-            is_lost = ticket != attempt.ticket
-            if node not in attempt.lost:
-                self._conclude(attempt.step, node, is_lost=is_lost)
-            if not is_lost or attempt.can_go_on(node, ticket):
+        elif attempt is not None and is_waited_for:
+            if ticket == attempt.pinged.get(node) and node not in attempt.lost:
+                attempt.lost.add(node)
+                del attempt.pinged[node]
+                self._conclude(attempt.step, node, is_lost=True)
+            elif ticket in (attempt.ticket, attempt.pinged.get(node)):
                 attempt.waiting.discard(node)
                 self._caught_up.add(node)
+                if node not in attempt.lost:
+                    self._conclude(attempt.step, node, is_lost=False)
 
     def _conclude(self, step: Step, node: str, *, is_lost: bool) -> None:
         if step == IS_WORKER:
@@ -182,12 +178,13 @@ class Retries:
         attempt = self._attempt
         if attempt is not None and attempt.waiting:
             now = self._now()
-            if now < attempt.over_at and attempt.is_due(now):
-                attempt.pings.append(self._send_ping(sorted(attempt.waiting)))
-                attempt.ping_at = now + PING_DELAY * 2 ** len(attempt.pings)
-                attempt.over_at = min(attempt.over_at, now + self._patience)
+            if now < attempt.over_at and (chosen := attempt.to_ping(now)):
+                attempt.pinged |= dict.fromkeys(chosen, self._send_ping(sorted(chosen)))
+                attempt.ping_at = now + PING_DELAY
+                attempt.over_at = now + self._patience
                 return 0.0
-            left = min(attempt.ping_at, attempt.over_at) - now
+            is_ping_due = not attempt.waiting <= attempt.pinged.keys()
+            left = (attempt.ping_at if is_ping_due else attempt.over_at) - now
             if left > 0:
                 return left
             self._silent |= attempt.waiting
