@@ -7,23 +7,6 @@ from typing import Any
 
 from .text import TITLE_LENGTH, shorten
 
-#: The first one that is true of a report is its state. Only the last one is good.
-HEADINGS = {
-    "none": "No worker answered",
-    "missing": "Workers are missing",
-    "partial": "Some answers are missing",
-    "unreadable": "Some replies cannot be read",
-    "unnamed": "Somebody did not answer",
-    "backlog": "Messages wait that nobody consumes",
-    "idle": "A worker consumes no queue",
-    "complete": "Every worker answered",
-}
-#: Those that are other ones if only some workers were asked.
-HEADINGS_OF_SOME = {
-    "none": "No worker that was asked answered",
-    "complete": "Every worker that was asked answered",
-}
-
 
 def refusal(data: Any, status: int, visitor: str, log_in: str) -> dict[str, Any]:
     """Return the context of ``message.html`` for a request that is answered with an error.
