@@ -16,8 +16,9 @@ from typing import Any
 
 from kombu import Connection
 
+from .exceptions import log_refusal
 from .limits import MAX_REPLY, TOO_LARGE, count_values
-from .queues import log_refusal, redis_client, redis_keys
+from .queues import redis_client, redis_keys
 
 #: The most messages that are looked at for one question, and the most bytes of them.
 MAX_MESSAGES = 10_000

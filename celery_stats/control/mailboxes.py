@@ -18,6 +18,7 @@ from kombu.transport import memory as memory_transport
 from kombu.transport import virtual
 from redis.exceptions import NoPermissionError, ResponseError
 
+from .exceptions import log_refusal
 from .limits import MAX_WORKERS, is_name
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,6 @@ MAX_QUEUE_NAME = 255
 
 #: Seconds for which mailboxes are looked for.
 MAX_LOOK = 0.5
-
-#: Commands for which it was logged that the broker refuses them to this user.
-_refused_logged: set[str] = set()
 
 
 class Mailboxes:
@@ -63,8 +61,8 @@ class Mailboxes:
         with self.guarded(), acquire() as client:
             try:
                 return int(client.publish(topic, ""))
-            except NoPermissionError:
-                log_refused("PUBLISH", topic)
+            except NoPermissionError as exc:
+                log_refusal("PUBLISH", topic, exc)
                 return None
 
     def listed_names(self) -> frozenset[str] | None:
@@ -77,8 +75,8 @@ class Mailboxes:
         with self.guarded():
             try:
                 rows = list(self._rows(self.mailbox.exchange.name))
-            except NoPermissionError:
-                log_refused("SMEMBERS", f"_kombu.binding.{self.mailbox.exchange.name}")
+            except NoPermissionError as exc:
+                log_refusal("SMEMBERS", f"_kombu.binding.{self.mailbox.exchange.name}", exc)
                 return None
             # It is being written, or somebody else wrote it.
             except (ValueError, TypeError, ResponseError):
@@ -160,14 +158,7 @@ class Mailboxes:
             with self.guarded(), self.channel.conn_or_acquire() as client:
                 try:
                     self._server_id = str(client.info("server").get("run_id", ""))
-                except ResponseError:
-                    log_refused("INFO", "server")
+                except ResponseError as exc:
+                    log_refusal("INFO", "server", exc)
                     self._server_id = ""
         return self._server_id
-
-
-def log_refused(command: str, key: str) -> None:
-    """Log once that the broker refuses a command to this user."""
-    if command not in _refused_logged:
-        _refused_logged.add(command)
-        logger.warning("The broker refuses %s of %r: see docs/production.md, Rights", command, key)

@@ -5,7 +5,6 @@ A backlog waits in the broker, because workers hold no more messages than their 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from kombu import Connection, Queue
 from kombu.common import Broadcast
 from kombu.transport import virtual
 
-logger = logging.getLogger(__name__)
+from .exceptions import log_refusal
 
 #: The most queues whose length is asked for, because with AMQP each costs a round trip to the
 #: broker. This is also the most queues that the page, the command and the metrics can show.
@@ -24,10 +23,6 @@ MAX_QUEUES = 100
 
 #: Bytes of the longest name of a queue. AMQP allows no more.
 MAX_NAME = 255
-
-#: What it was logged of that the broker refuses it.
-_refusals_logged: set[str] = set()
-_MAX_LOGGED = 200
 
 
 def queue_lengths(
@@ -66,7 +61,7 @@ def queue_lengths(
                 if str(getattr(exc, "reply_code", "")) == "404":
                     lengths[name] = 0
                 else:
-                    log_refusal("count", name, exc)
+                    log_refusal("Queue.Declare", name, exc)
     return lengths
 
 
@@ -108,14 +103,6 @@ def redis_client(channel: Any) -> Any:
     from redis import Redis
 
     return Redis(connection_pool=channel.pool)
-
-
-def log_refusal(action: str, name: str, error: Exception) -> None:
-    """Log once that the broker refuses to do something with a queue or a key."""
-    what = f"{action} {name!r}"
-    if what not in _refusals_logged and len(_refusals_logged) < _MAX_LOGGED:
-        _refusals_logged.add(what)
-        logger.warning("The broker refused to %s: %s", what, type(error).__name__)
 
 
 def _lengths_on_redis(channel: Any, names: Collection[str]) -> dict[str, int]:

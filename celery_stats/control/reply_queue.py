@@ -11,7 +11,6 @@ which the reply is added; and lists that other processes have left get one.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +19,7 @@ from kombu.pidbox import Mailbox
 from kombu.utils.uuid import uuid
 from redis.exceptions import ResponseError
 
-from .mailboxes import log_refused
-
-logger = logging.getLogger(__name__)
+from .exceptions import log_refusal
 
 #: Seconds for which Redis keeps replies that nobody reads any more.
 UNREAD_REPLIES_LIVE = 60
@@ -116,8 +113,8 @@ class ReplyQueue:
                 self._holds_old_replies = self._expire(client, self.name)
                 if not self._holds_old_replies:
                     client.delete(self.name)
-            except ResponseError:
-                log_refused("EXPIRE", self.name)
+            except ResponseError as exc:
+                log_refusal("EXPIRE", f"*.{self._queue.exchange.name}", exc)
 
     def _expire(self, client: Any, name: str) -> bool:
         # kombu's client adds the prefix of keys to some commands, and EXPIRE is none of them.
@@ -142,5 +139,5 @@ class ReplyQueue:
                 for name, seconds in zip(names, pipe.execute() if names else (), strict=True):
                     if seconds == -1:
                         self._expire(client, name)
-            except ResponseError:
-                log_refused("TTL", self.name)
+            except ResponseError as exc:
+                log_refusal("TTL", f"*.{exchange}", exc)
