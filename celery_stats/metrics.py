@@ -10,7 +10,6 @@ one report to the next.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeAlias
@@ -21,7 +20,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.registry import Collector
 
 from .report import Report
-from .shapes import answering, length_of, mapping, number, replies_of, slots_of, value_at
+from .shapes import CONTROL, answering, length_of, mapping, number, replies_of, slots_of, value_at
 from .times import running_for
 
 #: The most workers and queues that have series. Workers that answered come before missing ones.
@@ -33,10 +32,6 @@ MAX_TASKS_OF_ONE_WORKER = 500
 MAX_TASKS_OF_ALL_WORKERS = 20_000
 #: The most characters in the value of a label.
 MAX_LABEL = 200
-
-#: Control characters. Both formats allow them in labels, but a terminal that prints an alert would
-#: act on some of them.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def openmetrics(report: Report) -> bytes:
@@ -282,7 +277,7 @@ def _label(name: str) -> str:
     Control characters and characters that UTF-8 cannot encode are replaced. A name that is too
     long is cut and ends with its hash, so that long names that begin alike stay different.
     """
-    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", name.encode("utf-8", "replace").decode())
+    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", name.encode("utf-8", "replace").decode())
     if len(text) <= MAX_LABEL:
         return text
     digest = sha256(text.encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from rest_framework.settings import api_settings
 from .conf import conf
 from .control.exceptions import CeleryStatsError
 from .control.question import Question
-from .shapes import FIELDS
+from .shapes import CONTROL_RANGES, FIELDS
 
 MAX_VALUES = 100  # of one parameter
 MAX_LENGTH = 255  # characters of a value
@@ -54,12 +54,9 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
 }
 
-#: Control characters, as part of a regular expression. No worker's name and no task id holds one.
-#: They are refused, because they must reach neither the broker nor a header.
-CONTROL = r"\u0000-\u001f\u007f-\u009f"
 # Lone surrogates are refused as well. The published pattern does not name them, because JavaScript
 # sees a character beyond U+FFFF as a pair of surrogates.
-_REFUSED = re.compile(rf"[{CONTROL}\ud800-\udfff]")
+_REFUSED = re.compile(rf"[{CONTROL_RANGES}\ud800-\udfff]")
 
 
 class WrongQuestion(CeleryStatsError, ValueError):

@@ -34,7 +34,7 @@ FILES = (
 
 #: Control characters, but for the tabs and ends of lines of the templates. Browsers ignore them. A
 #: terminal in which somebody looks at the page obeys them.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_REPLACED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ReportResponse(Response):
@@ -112,7 +112,7 @@ class PageRenderer(BaseRenderer):
             name, context = "message", about(data)
         template = get_template(f"celery_stats/{name}.html")
         html = template.render({**context, "files": urls}, request=request._request)
-        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", html)
+        return _REPLACED.sub("\N{REPLACEMENT CHARACTER}", html)
 
 
 def files() -> dict[str, str]:

@@ -31,7 +31,8 @@ from rest_framework.settings import api_settings
 from rest_framework.views import exception_handler
 
 from .headers import MAX_NAME_BYTES, MISSING_WORKERS
-from .query import CONTROL, MAX_LENGTH, MAX_VALUES, PARAMETERS
+from .query import MAX_LENGTH, MAX_VALUES, PARAMETERS
+from .shapes import CONTROL_RANGES
 
 Schema = dict[str, Any]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -57,7 +58,7 @@ NAME: Schema = {
     **STRING,
     "minLength": 1,
     "maxLength": MAX_LENGTH,
-    "pattern": f"^[^{CONTROL}]+$",
+    "pattern": f"^[^{CONTROL_RANGES}]+$",
 }
 
 

@@ -6,6 +6,7 @@ reply. A worker may send any value under any key, so nothing here takes a shape 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeAlias
@@ -19,6 +20,11 @@ FIELDS_WITH_TASKS = frozenset((*TASK_LISTS, "query_task"))
 
 #: A number that is larger is taken for none, because arithmetic with it can overflow.
 LARGEST = 10**18
+
+#: Control characters, as part of a regular expression. No worker's name and no task id holds one.
+#: They must reach neither the broker nor a header, and a terminal would obey some of them.
+CONTROL_RANGES = r"\u0000-\u001f\u007f-\u009f"
+CONTROL = re.compile(f"[{CONTROL_RANGES}]")
 
 Answers: TypeAlias = Mapping[str, Mapping[str, Any] | None]
 

@@ -5,10 +5,11 @@ kombu reads a message as a whole, so its size is bounded only when it has been r
 
 from __future__ import annotations
 
-import re
 import struct
 from functools import partial
 from typing import Any
+
+from celery_stats.shapes import CONTROL
 
 #: Bytes of a reply that is decoded, and lists and objects in it. One call of ``json.loads`` holds
 #: the interpreter, so no other request of the process goes on meanwhile: for up to half a second
@@ -42,8 +43,6 @@ MAX_NAME = 255
 _CONTAINERS = ("[", "{", r"\u005", r"\u007")
 _VALUES = (",", r"\u002")
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
 #: What kombu's virtual transports raise for a payload that is not a message. On AMQP the same
 #: errors mean a broken connection, because there they come from the frames of the protocol.
 UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
@@ -51,7 +50,7 @@ UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, s
 
 def is_name(name: object) -> bool:
     """Whether this can be the name of a node."""
-    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not _CONTROL.search(name)
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not CONTROL.search(name)
 
 
 def measure(message: Any) -> tuple[int, int]:

@@ -10,13 +10,13 @@ from dataclasses import replace
 from itertools import chain
 
 from celery_stats.control.question import Question
-from celery_stats.query import CONTROL, MAX_LENGTH, make_question
+from celery_stats.query import MAX_LENGTH, make_question
+from celery_stats.shapes import CONTROL
 
 #: What stands around an id that is copied from a text, such as quotes. Celery logs ``name[id]``.
 _AROUND = re.compile("[\\s,;\"'`()\\[\\]{}<>…“”„«»\u2018\u2019\u2039\u203a]+")
 #: An id as Celery makes it. It is found inside of a word as well, such as a part of a URL.
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_CONTROL = re.compile(f"[{CONTROL}]")
 
 #: Characters of the shortest beginning of an id that is looked for.
 SHORTEST_BEGINNING = 8
@@ -58,7 +58,7 @@ def _ways(word: str) -> tuple[str, ...]:
 
 
 def _may_be_id(text: str) -> bool:
-    return len(text) <= MAX_LENGTH and not _CONTROL.search(text)
+    return len(text) <= MAX_LENGTH and not CONTROL.search(text)
 
 
 def beginning_with(
