@@ -89,7 +89,7 @@ def plain(answers: Any) -> Any:
 
 
 def converted(answers: Any) -> Any:
-    return mask(answers, redact=False)
+    return mask(answers, redact=False, hide_arguments=False)
 
 
 def main() -> int:

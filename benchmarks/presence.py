@@ -18,9 +18,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.support import KINDS, ms, place, show
-from celery_stats.control.question import Options, Question
-from celery_stats.control.snapshot import take_snapshot
 from celery_stats.shapes import FIELDS
+from tests.asking import take
 from tests.beat import beat
 from tests.brokers import Broker
 
@@ -105,18 +104,18 @@ def cell(
     """Return how long snapshots took, who was missing, and whether that is true."""
     times, seen, true = [], set(), True
     with place(kind) as broker:
-        options = Options(broker.client(**config))
+        app = broker.client(**config)
         broker.fleet(*names)
         if known:
-            take_snapshot(Question(), options)
+            take(app, 1.0, 5.0)
         change(broker)
         time.sleep(pause)
         with beside(broker):
             if runs > 1:
-                take_snapshot(Question(), options)
+                take(app, 1.0, 5.0)
             for _ in range(runs):
                 started = time.monotonic()
-                snapshot = take_snapshot(Question(workers=asked), options)
+                snapshot = take(app, 1.0, 5.0, workers=asked)
                 times.append(time.monotonic() - started)
                 seen |= set(snapshot.missing)
                 true &= all(set(snapshot.answers[field] or ()) == set(here) for field in FIELDS)
@@ -130,13 +129,13 @@ def newcomers(kind: str, count: int) -> None:
     heard = [0, 0]
     with place(kind) as broker:
         broker.fleet(*BOTH)
-        take_snapshot(Question(), Options(broker.app))
+        take(broker.app, 1.0, 5.0)
         for number in range(count):
             worker = broker.start(f"new{number}@b")
             while " ready." not in worker.log.read_text(errors="replace"):
                 time.sleep(0.001)
             for turn in (0, 1):
-                snapshot = take_snapshot(Question(), Options(broker.app))
+                snapshot = take(broker.app, 1.0, 5.0)
                 heard[turn] += worker.name in (snapshot.answers["stats"] or {})
                 time.sleep(0.2)
             worker.stop()

@@ -26,8 +26,8 @@ from statistics import median
 
 from benchmarks import support
 from benchmarks.support import check_whole, measure, ms, place, show, simulated, take
-from celery_stats.masking.answers import mask
 from celery_stats.shapes import FIELDS
+from tests.answers import mask
 from tests.brokers import Broker
 from tests.processes import ROOT
 

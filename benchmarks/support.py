@@ -23,9 +23,9 @@ from django.core.management import call_command
 from django.db import connection
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import Options, Question
-from celery_stats.control.snapshot import Snapshot, take_snapshot
+from celery_stats.control.snapshot import Snapshot
 from celery_stats.shapes import FIELDS
+from tests import asking
 from tests.brokers import AMQP_URL, Broker, RedisServer
 from tests.processes import ROOT, Process, free_port, wait_until
 
@@ -73,7 +73,7 @@ def place(kind: str) -> Iterator[Broker]:
 
 def take(app: Celery, workers: int, timeout: float = 1.0) -> Snapshot:
     """Take a snapshot, which must hold so many workers under every key."""
-    snapshot = take_snapshot(Question(), Options(app, timeout, 20 * timeout))
+    snapshot = asking.take(app, timeout, 20 * timeout)
     check_whole(snapshot.answers, workers)
     return snapshot
 

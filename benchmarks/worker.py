@@ -16,9 +16,8 @@ from functools import partial
 from statistics import median
 
 from benchmarks.support import KINDS, cpu_seconds, measure, ms, place, show, status, take
-from celery_stats.control.question import Options, Question
-from celery_stats.control.snapshot import take_snapshot
 from celery_stats.shapes import FIELDS
+from tests import asking
 from tests.brokers import Broker, Worker
 from tests.moments import Answers, watch
 from tests.processes import wait_until
@@ -88,7 +87,7 @@ def moments(kind: str, way: str) -> list[str]:
         broker.fleet(NAME, with_app=with_app, worker_prefetch_multiplier=100)
 
         def ask(task_ids: Sequence[str]) -> Answers:
-            return take_snapshot(Question(task_ids=tuple(task_ids)), Options(broker.app)).answers
+            return asking.take(broker.app, 1.0, 5.0, task_ids=tuple(task_ids)).answers
 
         found = watch(broker, "prefork", MOMENTS, inspect_in_turn(broker) if "(" in way else ask)
     counts = [found.seen, found.moved, found.twice, found.lost]

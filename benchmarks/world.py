@@ -33,9 +33,8 @@ from kombu.exceptions import KombuError
 
 from benchmarks.support import CORES, PATH, Web
 from celery_stats.control.exceptions import BrokerUnavailable
-from celery_stats.control.question import Options, Question
-from celery_stats.control.snapshot import take_snapshot
 from celery_stats.shapes import FIELDS
+from tests.asking import take
 from tests.brokers import AMQP_URL, Broker, RedisServer, Worker
 from tests.network import Proxy
 from tests.processes import Forked, Process, wait_until
@@ -430,8 +429,7 @@ class World:
             if isinstance(app, Web):
                 answers, missing = get(app, workers)
             else:
-                options = Options(app, TIMEOUT, DEADLINE)
-                snapshot = take_snapshot(Question(workers=workers), options)
+                snapshot = take(app, TIMEOUT, DEADLINE, workers=workers)
                 answers, missing = snapshot.answers, set(snapshot.missing)
                 unnamed = snapshot.unnamed
         except BrokerUnavailable:

@@ -70,8 +70,8 @@ class ReportOptions(Options):
         hide_arguments: whether the arguments of tasks are masked whole.
     """
 
-    redact: bool = True
-    hide_arguments: bool = False
+    redact: bool
+    hide_arguments: bool
 
     @classmethod
     def from_conf(
@@ -165,7 +165,7 @@ def _take(question: Question, options: ReportOptions, remaining: float) -> Repor
     """
     error: CeleryStatsError
     try:
-        return _make_report(take_snapshot(question, options, remaining=remaining), options)
+        return _make_report(take_snapshot(question, options, remaining), options)
     except CeleryStatsError as exc:
         error = type(exc)(reason(exc).removeprefix(f"{type(exc).__name__}: "))
     # The boundary: callers get a CeleryStatsError, whatever the error is. A module of the project

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
+from celery_stats.masking import answers
 from celery_stats.shapes import FIELDS
+
+#: As with the default settings.
+mask = partial(answers.mask, redact=True, hide_arguments=False)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
 

@@ -16,7 +16,7 @@ TIMEOUT = 4.0
 
 def take(app: Celery, timeout: float = TIMEOUT, deadline: float = 20.0, **asked: Any) -> Snapshot:
     """Take a snapshot; ``asked`` are the attributes of the question."""
-    return take_snapshot(Question(**asked), Options(app, timeout, deadline))
+    return take_snapshot(Question(**asked), Options(app, timeout, deadline), deadline)
 
 
 def workers_by_field(snapshot: Snapshot) -> dict[str, list[str]]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from celery_stats.control.broker import broker_for
-from celery_stats.control.question import Options, Question
-from celery_stats.control.snapshot import take_snapshot
 from celery_stats.shapes import FIELDS
+from tests.asking import take
 from tests.brokers import Broker, RedisServer
 from tests.processes import wait_until
 
@@ -60,10 +59,8 @@ def at_work(server: RedisServer, db: int) -> Iterator[Fleet]:
                 task_ids += [send([None, [1.5]], kwargs).id for _ in range(3)]
         control.revoke(["revoked-1", "revoked-2"])
 
-        question = Question(task_ids=tuple(task_ids))
-
         def everywhere() -> bool:
-            answers = take_snapshot(question, Options(broker.app)).answers
+            answers = take(broker.app, 1.0, 5.0, task_ids=tuple(task_ids)).answers
             return all(
                 (answers[field] or {}).get(name) or (pool in IDLE and field in BUSY)
                 for field in FIELDS

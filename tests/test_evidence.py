@@ -189,7 +189,7 @@ class TestDeadline:
         broker = make_broker(kind)
         with Mailbox(broker, "one@t", lambda *_: None):
             began = time.monotonic()
-            take_snapshot(Question(), Options(broker.app, 8.0, 10.0), remaining=0.5)
+            take_snapshot(Question(), Options(broker.app, 8.0, 10.0), 0.5)
             assert time.monotonic() - began < 3
 
 

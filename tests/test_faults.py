@@ -702,7 +702,7 @@ ASK_FOR_EVER = """
 from celery_stats.control.question import Options, Question
 from celery_stats.control.snapshot import take_snapshot
 from tests.celery_app import app
-take_snapshot(Question(), Options(app, 60, 60))
+take_snapshot(Question(), Options(app, 60, 60), 60)
 """
 
 

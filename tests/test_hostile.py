@@ -22,9 +22,9 @@ from rest_framework.test import APIClient
 
 from celery_stats.control import limits
 from celery_stats.control.limits import is_name
-from celery_stats.masking.answers import mask
 from celery_stats.query import PARAMETERS
 from celery_stats.shapes import FIELDS
+from tests.answers import mask
 from tests.brokers import Broker, MakeBroker, Use
 from tests.mailbox import Mailbox
 from tests.simulated import replies

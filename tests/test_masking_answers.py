@@ -26,8 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.renderers import JSONRenderer
 
-from celery_stats.masking.answers import CUT, MAX_LEVELS, MAX_REPR, jsonsafe, mask, safe_error
+from celery_stats.masking.answers import CUT, MAX_LEVELS, MAX_REPR, jsonsafe, safe_error
 from celery_stats.shapes import FIELDS
+from tests.answers import mask
 
 STARS = SafeExceptionReporterFilter.cleansed_substitute
 WORKER = "celery@one"

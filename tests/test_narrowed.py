@@ -49,7 +49,7 @@ CONSUMERS = {"busy@h": [{"name": "celery"}], "idle@h": [{"name": "mail"}]}
 FLEET = (*REPLIES, "frozen@h")
 
 
-def take_snapshot(question: Question, options: Options, **kwargs: Any) -> Snapshot:
+def take_snapshot(question: Question, options: Options, remaining: float) -> Snapshot:
     """Ask the fleet, as the workers would answer the question."""
     asked = question.workers or FLEET
     found = {

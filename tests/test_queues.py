@@ -15,11 +15,11 @@ from kombu.common import Broadcast
 from rest_framework.test import APIClient
 
 from celery_stats import views
-from celery_stats.control.question import Options, Question
+from celery_stats.control.question import Question
 from celery_stats.control.queues import consumed_queues, queue_lengths
-from celery_stats.control.snapshot import take_snapshot
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
+from tests.asking import take
 from tests.brokers import Broker, MakeBroker, RedisServer, Use
 from tests.processes import wait_until
 from tests.test_evidence import proxied
@@ -54,10 +54,10 @@ def connected(broker: Broker) -> Iterator[Connection]:
         yield connection
 
 
-def lengths(broker: Broker, **options: Any) -> dict[str, int]:
+def lengths(broker: Broker, consumed: Any = (), within: float = 5.0) -> dict[str, int]:
     """Return the length by name of the queue, without the prefix that is unique to each test."""
     with connected(broker) as connection:
-        found = queue_lengths(broker.app, connection, **options)
+        found = queue_lengths(broker.app, connection, consumed, within)
     return {name.removeprefix(f"{broker.namespace}."): n for name, n in found.items()}
 
 
@@ -250,7 +250,7 @@ def test_queue_lengths__time_is_over_meanwhile__those_before(make_broker: MakeBr
         connection.connect()
         proxy.delay = 0.05
         began = time.monotonic()
-        found = queue_lengths(broker.app, connection, within=1.0)
+        found = queue_lengths(broker.app, connection, (), 1.0)
         assert time.monotonic() - began < 5
     assert 0 < len(found) < 100
 
@@ -261,7 +261,7 @@ def test_take_snapshot__queues_asked_for__beside_whole_answers(broker: Broker) -
     send(broker, name_of(broker, "one"), 2)
     wait_for(broker, {"none": 0, "one": 2})
     for _ in range(2):  # The second snapshot uses the connection of the first.
-        snapshot = take_snapshot(Question(queues=True), Options(broker.app, timeout=2, deadline=8))
+        snapshot = take(broker.app, queues=True)
         assert all(snapshot.answers[field] is not None for field in FIELDS)
         assert snapshot.queues == {
             name_of(broker, "none"): 0,
@@ -278,13 +278,13 @@ def test_take_snapshot__consumers__known_and_nothing_in_the_log_of_the_worker(
     (worker,) = broker.fleet("one@h", with_app=with_app)
     send(broker, name_of(broker, "one"))
     for _ in range(2):
-        snapshot = take_snapshot(Question(queues=True), Options(broker.app, timeout=2, deadline=8))
+        snapshot = take(broker.app, queues=True)
         assert consumed_queues(snapshot.consumers or {}) == {name_of(broker, "tasks"): ["one@h"]}
     assert "Traceback" not in worker.log.read_text()
 
 
 def test_take_snapshot__queues_not_asked_for__none(make_broker: MakeBroker) -> None:
-    snapshot = take_snapshot(Question(), Options(make_broker().app))
+    snapshot = take(make_broker().app, 0.1)
     assert snapshot.queues is None
 
 

@@ -223,7 +223,9 @@ class TestOptions:
             asked.append((key, work.func, work.args, work.keywords, deadline))
 
         monkeypatch.setattr(report._single_flight, "get", get)
-        options = ReportOptions("tests.celery_app:app", 1.0, 2.0, redact=False)
+        options = ReportOptions(
+            "tests.celery_app:app", 1.0, 2.0, redact=False, hide_arguments=False
+        )
         report.share_report(Question(), options)
         key = (Question(), options)
         assert asked == [(key, report._take, key, {}, 2.0)]
@@ -234,7 +236,7 @@ def test_part_of_the_deadline_is_over__only_the_rest_is_left(make_broker: MakeBr
     broker = make_broker()
     with Mailbox(broker, "one@t", lambda *_: None):
         began = time.monotonic()
-        report._take(Question(), ReportOptions(broker.app, 8.0, 10.0), 0.5)
+        report._take(Question(), ReportOptions(broker.app, 8.0, 10.0, True, False), 0.5)
         assert time.monotonic() - began < 3
 
 
@@ -253,7 +255,9 @@ def test_snapshot__all_of_it_in_the_report() -> None:
         traces=Traces({}, Backend.NONE, {}, Extent.ALL),
         question=Question(fields=("stats",), queues=True),
     )
-    found = report._make_report(snapshot, ReportOptions("tests.celery_app:app"))
+    found = report._make_report(
+        snapshot, ReportOptions.from_conf(conf, app="tests.celery_app:app")
+    )
     for field in fields(Snapshot):
         value = getattr(snapshot, field.name)
         assert value, f"{field.name} has its default value here"

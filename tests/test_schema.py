@@ -27,11 +27,11 @@ from rest_framework.test import APIClient
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from celery_stats.masking.answers import mask
 from celery_stats.query import PARAMETERS
 from celery_stats.shapes import FIELDS
 from celery_stats.views import CeleryStatsView
 from tests.accounts.models import User
+from tests.answers import mask
 from tests.brokers import MakeBroker, RedisServer, Use, deaf_afterwards
 from tests.pools import BUSY, IDLE, Fleet, at_work
 from tests.processes import run_python, wait_until

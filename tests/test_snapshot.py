@@ -361,7 +361,7 @@ class TestConnections:
             "from celery_stats.control.question import *\n"
             "from celery_stats.control.snapshot import *\n"
             "from tests.celery_app import app\n"
-            "def take(): return take_snapshot(Question(), Options(app, 4, 20))\n"
+            "def take(): return take_snapshot(Question(), Options(app, 4, 20), 20)\n"
             "jobs = [gevent.spawn(take) for _ in range(8)]\n"
             "gevent.joinall(jobs)\n"
             "print(sorted({(len(j.get().answers['stats']), j.get().elapsed < 4)"

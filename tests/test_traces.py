@@ -146,7 +146,7 @@ def test_look_through__message_that_is_too_large__in_part(
     question = Question(task_ids=("nope",), look_up=("nope",), queues=True)
     for size, extent in ((50_000, Extent.ALL), (80_000, Extent.PART)):
         send(broker, args=("x" * size,))
-        snapshot = take_snapshot(question, Options(broker.app, timeout=0.2, deadline=4))
+        snapshot = take_snapshot(question, Options(broker.app, timeout=0.2, deadline=4), 4)
         assert snapshot.traces is not None
         assert snapshot.traces.extent is extent
 
@@ -277,7 +277,7 @@ def test_results__redis_frozen__the_snapshot_ends_in_time_with_the_rest(
     try:
         question = Question(task_ids=("x",), look_up=("x",), queues=True)
         began = time.monotonic()
-        snapshot = take_snapshot(question, Options(stored.app, timeout=2, deadline=4))
+        snapshot = take_snapshot(question, Options(stored.app, timeout=2, deadline=4), 4)
         assert time.monotonic() - began < 5
     finally:
         own_redis.thaw()
@@ -369,7 +369,7 @@ def test_take_snapshot__known_to_a_worker_or_not_looked_up__no_traces(
     options = Options(broker.app, timeout=2, deadline=4)
 
     def snapshot(*task_ids: str, **asked: Any) -> Any:
-        return take_snapshot(Question(task_ids=task_ids, **asked), options)
+        return take_snapshot(Question(task_ids=task_ids, **asked), options, 4)
 
     wait_until(lambda: snapshot(running).answers["query_task"]["one@h"])
     assert snapshot(running, look_up=(running,)).traces is None

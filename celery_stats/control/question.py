@@ -100,5 +100,5 @@ class Options:
     """
 
     app: CeleryApp
-    timeout: float = 1.0
-    deadline: float = 5.0
+    timeout: float
+    deadline: float

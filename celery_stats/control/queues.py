@@ -26,7 +26,7 @@ MAX_NAME = 255
 
 
 def queue_lengths(
-    app: Celery, connection: Connection, *, consumed: Collection[str] = (), within: float = 1.0
+    app: Celery, connection: Connection, consumed: Collection[str], within: float
 ) -> dict[str, int]:
     """Return the number of messages that wait in each queue, by the name of the queue.
 

@@ -73,15 +73,13 @@ class Snapshot:
     question: Question = Question()  # noqa: RUF009 - it is frozen
 
 
-def take_snapshot(
-    question: Question, options: Options, *, remaining: float | None = None
-) -> Snapshot:
+def take_snapshot(question: Question, options: Options, remaining: float) -> Snapshot:
     """Ask the workers and collect their answers.
 
     Args:
         question: what to ask.
         options: whose workers to ask, and the time-outs.
-        remaining: seconds left of ``options.deadline`` where it began before this call.
+        remaining: seconds left of ``options.deadline``, which may begin before this call.
 
     Raises:
         BrokerUnavailable: the broker cannot be reached or fails on the way.
@@ -91,7 +89,6 @@ def take_snapshot(
     app = find_app(options.app)
     broker = broker_for(app)
     started = time.monotonic()
-    deadline = options.deadline if remaining is None else remaining
     work = partial(
         _take,
         app=app,
@@ -100,7 +97,7 @@ def take_snapshot(
         timeout=options.timeout,
         started=started,
     )
-    return broker.run(app, options.deadline, started + deadline, work)
+    return broker.run(app, options.deadline, started + remaining, work)
 
 
 def _take(
@@ -151,7 +148,7 @@ def _queues(app: Celery, connection: ControlConnection, replies: Replies) -> Map
     consumed = consumed_queues(replies.by_command(CONSUMERS) or {})
     within = connection.ends - connection.now()
     with connection.guarded():
-        return queue_lengths(app, connection.connection, consumed=consumed, within=within)
+        return queue_lengths(app, connection.connection, consumed, within)
 
 
 def _traces(

@@ -51,7 +51,7 @@ _LONG = 1 << 2048
 
 
 def mask(
-    answers: Mapping[str, Any], *, redact: bool = True, hide_arguments: bool = False
+    answers: Mapping[str, Any], *, redact: bool, hide_arguments: bool
 ) -> dict[str, dict[str, Any] | None]:
     """Return a snapshot's answers as JSON, without what its readers should not see.
 

@@ -65,7 +65,7 @@ def answers(name: str) -> Iterator[tuple[str, bytes]]:
 def replayed(recorded: Mapping[str, Any]) -> Iterator[None]:
     """Answer every question with a recording; only the question to the workers is replaced."""
 
-    def take_snapshot(question: Question, options: Options, **kwargs: Any) -> Snapshot:
+    def take_snapshot(question: Question, options: Options, remaining: float) -> Snapshot:
         whole, asked = decode(recorded), set(question.fields)
         owed = {
             worker: tuple(field for field in fields if field in asked)
