@@ -123,8 +123,8 @@ def without(rule: tuple[str, str]) -> Iterator[None]:
     else:
         off_by_name: dict[str, Any] = {
             "_BRACKETS": [],
-            "_LINE": dict.fromkeys("\n'\"", text._PLAIN),
-            "_TO_SEMICOLON": text._PLAIN,
+            "_LINE": dict.fromkeys("\n'\"", text._UNQUOTED),
+            "_TO_SEMICOLON": text._UNQUOTED,
             "_PAIR_NAMES": set(),
             "_pairs": lambda self, items: items,
         }

@@ -24,8 +24,8 @@ from .shapes import CONTROL, answering, length_of, mapping, number, replies_of, 
 from .times import running_for
 
 #: The most workers and queues that have series. Workers that answered come before missing ones.
-MAX_WORKERS = 1_000
-MAX_QUEUES = 100
+WORKERS_EXPORTED = 1_000
+QUEUES_EXPORTED = 100
 #: The most series of ``celery_task_started_total``, of one worker and of all workers together.
 #: The limit for all workers is divided equally among those that answered.
 MAX_TASKS_OF_ONE_WORKER = 500
@@ -203,7 +203,7 @@ class _Families(Collector):
         """Yield the label and the worker; those that answered come first."""
         answered = set(self.answered)
         silent = sorted(self.report.missing.keys() - answered)
-        for label, name in self._labelled([*self.answered, *silent], MAX_WORKERS):
+        for label, name in self._labelled([*self.answered, *silent], WORKERS_EXPORTED):
             replies = replies_of(self.report.answers, name)
             yield label, _Worker(self.report, name, name in answered, replies)
 
@@ -213,7 +213,7 @@ class _Families(Collector):
         room = {worker: number(slots_of(reply)) for worker, reply in stats.items()}
         is_asked = self.report.consumers is not None
         is_known = is_asked and "workers" not in self.report.question.only_some
-        for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), MAX_QUEUES):
+        for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), QUEUES_EXPORTED):
             rooms = [room.get(worker) for worker in consumers.get(name, ())]
             yield label, _Queue(lengths.get(name), rooms if is_known else None)
 

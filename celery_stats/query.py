@@ -22,7 +22,7 @@ from .shapes import CONTROL_RANGES, FIELDS
 MAX_VALUES = 100  # of one parameter
 MAX_LENGTH = 255  # characters of a value
 MAX_ERRORS = 10  # parameters that one error body names
-MAX_NAME = 64  # characters of an unknown parameter's name in an error body
+MAX_UNKNOWN_NAME = 64  # characters of an unknown parameter's name in an error body
 
 
 class Parameter(NamedTuple):
@@ -156,4 +156,4 @@ def foreign_parameters() -> set[str]:
 def _shorten(name: str) -> str:
     """Return a parameter's name as an error body repeats it: cut, without lone surrogates."""
     printable = name.encode("utf-8", "replace").decode()
-    return printable if len(printable) <= MAX_NAME else f"{printable[:MAX_NAME]}…"
+    return printable if len(printable) <= MAX_UNKNOWN_NAME else f"{printable[:MAX_UNKNOWN_NAME]}…"

@@ -52,8 +52,8 @@ DESCRIPTION = (
 
 STRING: Schema = {"type": "string"}
 SECONDS: Schema = {"type": "integer", "minimum": 0}
-ERROR: Schema = {"$ref": "#/components/schemas/CeleryStatsError"}
-QUERY_ERROR: Schema = {"$ref": "#/components/schemas/CeleryStatsQueryError"}
+ERROR_BODY: Schema = {"$ref": "#/components/schemas/CeleryStatsError"}
+QUERY_ERROR_BODY: Schema = {"$ref": "#/components/schemas/CeleryStatsQueryError"}
 NAME: Schema = {
     **STRING,
     "minLength": 1,
@@ -135,7 +135,7 @@ def _header(name: str, statuses: list[int], schema: Schema, description: str) ->
 
 
 def _error(
-    status: int, description: str, body: Schema = ERROR
+    status: int, description: str, body: Schema = ERROR_BODY
 ) -> dict[tuple[int, str], OpenApiResponse]:
     """Return the response to an error: as JSON, as a page, and as text where metrics are asked."""
     return {
@@ -193,14 +193,14 @@ ERRORS = {
     **_error(
         400,
         "An unknown parameter, an unknown field, too many values or one that is too long.",
-        QUERY_ERROR,
+        QUERY_ERROR_BODY,
     ),
     **_error(401, "No valid credentials. Browsers are redirected to the log-in page."),
     **_error(403, "Neither staff nor support."),
     **_error(405, "Another method than GET, HEAD or OPTIONS."),
     # JSON alone: it is what is sent where no representation is acceptable.
     (406, JSON): OpenApiResponse(
-        ERROR, "The format does not exist, or the Accept header excludes it."
+        ERROR_BODY, "The format does not exist, or the Accept header excludes it."
     ),
     **_error(429, "Too many requests, by the throttles of the project."),
     **_error(503, "The broker cannot be reached, or has no remote control."),

@@ -15,7 +15,7 @@ from .shapes import number, value_at
 #: Seconds by which an age may exceed the uptime of the worker, which is sent in whole seconds.
 UPTIME_SLACK = 5
 #: Seconds of the longest age that is subtracted from a time: 31 years.
-LONGEST = 1e9
+LONGEST_AGE = 1e9
 
 
 def time_at(report: Report, worker: str) -> float:
@@ -43,7 +43,7 @@ def running_for(report: Report, worker: str, task: Any) -> float | None:
 
 def time_before(report: Report, seconds: float) -> datetime:
     """Return the time that was so many seconds before the snapshot."""
-    return report.taken_at - timedelta(seconds=min(seconds, LONGEST))
+    return report.taken_at - timedelta(seconds=min(seconds, LONGEST_AGE))
 
 
 def eta_of(task: Any) -> datetime | None:

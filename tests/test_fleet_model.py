@@ -607,7 +607,7 @@ def test_more_names_than_are_remembered__the_first_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A hostile worker can make up any number."""
-    monkeypatch.setattr("celery_stats.control.presence.roster.MAX_WORKERS", 2)
+    monkeypatch.setattr("celery_stats.control.presence.roster.MAX_NODES", 2)
     broker = Broker("redis")
     for name in NAMES:
         broker.start(Node(name))

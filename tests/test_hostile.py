@@ -381,7 +381,7 @@ class TestReplies:
 
     @pytest.mark.parametrize(
         ("limit", "value", "said"),
-        [("MAX_REPLIES", 2 * 2**20, "x" * 2**20), ("MAX_VALUES", 2500, [1] * 1000)],
+        [("MAX_REPLIES", 2 * 2**20, "x" * 2**20), ("MAX_REPLIES_VALUES", 2500, [1] * 1000)],
         ids=["bytes", "values"],
     )
     def test_more_than_one_question_takes__ends_and_the_next_is_whole(
@@ -527,7 +527,7 @@ class TestNames:
     def test_more_names_than_are_kept__the_listed_worker_is_whole(
         self, redis_broker: Broker, api: APIClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("celery_stats.control.collector.MAX_WORKERS", 100)
+        monkeypatch.setattr("celery_stats.control.collector.MAX_NODES", 100)
 
         def speak(mailbox: Mailbox, command: Command) -> None:
             if command["method"] == "stats":

@@ -124,7 +124,7 @@ def test_mask__value_that_does_not_end_soon__to_the_end_of_the_text() -> None:
 
 
 def test_mask__time_is_over__the_rest_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(module, "MAX_SECONDS", 0.0)
     masker = TextMasker(is_secret_name, "***")
     assert masker.mask_text(f"token=a {'b c ' * PIECE}") == "***"
     assert {masker.mask_text(f"a b {n}") for n in range(40)} == {"***"}

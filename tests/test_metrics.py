@@ -115,8 +115,8 @@ def filled_with(value: Any) -> Iterator[dict[str, Any]]:
 def most_series() -> int:
     """Return how many series the limits allow, from the table of gauges."""
     gauges = {label: len(by_name) for label, by_name in _GAUGES.items()}
-    of_workers = gauges["hostname"] * metrics.MAX_WORKERS + metrics.MAX_TASKS_OF_ALL_WORKERS
-    return of_workers + gauges["queue_name"] * metrics.MAX_QUEUES + gauges[""]
+    of_workers = gauges["hostname"] * metrics.WORKERS_EXPORTED + metrics.MAX_TASKS_OF_ALL_WORKERS
+    return of_workers + gauges["queue_name"] * metrics.QUEUES_EXPORTED + gauges[""]
 
 
 def test_numbers_of_series_in_the_documents__from_the_table() -> None:

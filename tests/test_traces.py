@@ -154,7 +154,7 @@ def test_look_through__message_that_is_too_large__in_part(
 def test_look_through__message_that_holds_too_much__not_decoded(
     make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MAX_CONTAINERS", 1000)
+    monkeypatch.setattr(limits, "MAX_REPLY_CONTAINERS", 1000)
     broker = make_broker()
     (task_id,) = send(broker)
     with broker.app.connection_for_write() as connection:

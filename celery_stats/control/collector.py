@@ -18,7 +18,7 @@ from celery_stats.shapes import FIELDS
 
 from .commands import Commands
 from .connection import PING, ControlConnection
-from .limits import MAX_REPLIES, MAX_VALUES, MAX_WORKERS, is_name, measure
+from .limits import MAX_NODES, MAX_REPLIES, MAX_REPLIES_VALUES, is_name, measure
 from .messages import decode_joint_reply, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
 from .question import ARGUMENT, Extras, Question
@@ -240,7 +240,7 @@ class Collector:
         try:
             size, values = measure(message)
             self._bytes += size
-            if self._values + values > MAX_VALUES:
+            if self._values + values > MAX_REPLIES_VALUES:
                 raise ValueError("all replies hold too much")
             self._values += values
             body = message.decode()
@@ -259,7 +259,7 @@ class Collector:
         if not is_name(name):
             self._connection.skip(None, "no worker has such a name")
             return False
-        if len(self._names) >= MAX_WORKERS and name not in self._expected:
+        if len(self._names) >= MAX_NODES and name not in self._expected:
             return False
         self._names.add(name)
         return True

@@ -15,7 +15,7 @@ from celery_stats.shapes import CONTROL
 #: the interpreter, so no other request of the process goes on meanwhile: for up to half a second
 #: with these. They are the ordinary arguments of some 16 000 tasks.
 MAX_REPLY = 8 * 2**20
-MAX_CONTAINERS = 300_000
+MAX_REPLY_CONTAINERS = 300_000
 
 #: Bytes in one answer of Redis. A reply has a third more than its body there. redis-py copies it,
 #: and kombu decodes all of it, before anybody can see whose it is.
@@ -28,14 +28,15 @@ TOO_LARGE = b"too large"
 #: within the deadline. A short value takes 30 times as much memory as it has bytes. These are as
 #: many as 32 MiB of ordinary tasks hold.
 MAX_REPLIES = 32 * 2**20
-MAX_VALUES = 1_500_000
+MAX_REPLIES_VALUES = 1_500_000
 
 #: Workers whose replies to one question are kept, mailboxes that are read from a list, and nodes
 #: that are remembered between questions.
-MAX_WORKERS = 10_000
+MAX_NODES = 10_000
 
-#: Characters of a node's name. A queue of RabbitMQ, such as a mailbox, has no longer name.
-MAX_NAME = 255
+#: Bytes that AMQP allows for the name of a queue, and characters of a node's name, which is a part
+#: of the name of its mailbox.
+MAX_QUEUE_NAME = MAX_NODE_NAME = 255
 
 #: What is counted in JSON: the characters with which lists and objects begin, and the comma
 #: between values. A joint reply is JSON inside a text, in which a writer can escape these
@@ -50,7 +51,7 @@ UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, RecursionError, s
 
 def is_name(name: object) -> bool:
     """Whether this can be the name of a node."""
-    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not CONTROL.search(name)
+    return isinstance(name, str) and 0 < len(name) <= MAX_NODE_NAME and not CONTROL.search(name)
 
 
 def measure(message: Any) -> tuple[int, int]:
@@ -73,7 +74,7 @@ def count_values(data: str | bytes) -> int:
     """
     text = data if isinstance(data, str) else bytes(data).decode("latin-1")
     values = sum(map(text.count, _VALUES))
-    if values > MAX_VALUES or sum(map(text.count, _CONTAINERS)) > MAX_CONTAINERS:
+    if values > MAX_REPLIES_VALUES or sum(map(text.count, _CONTAINERS)) > MAX_REPLY_CONTAINERS:
         raise ValueError("it holds too much")
     return values
 
@@ -128,7 +129,7 @@ def _without_large(reply: Any) -> Any:
     if isinstance(reply, list):
         return [_without_large(item) for item in reply]
     # Less cannot hold too much.
-    if not isinstance(reply, bytes) or len(reply) <= MAX_CONTAINERS:
+    if not isinstance(reply, bytes) or len(reply) <= MAX_REPLY_CONTAINERS:
         return reply
     try:
         count_values(reply)

@@ -19,12 +19,9 @@ from kombu.transport import virtual
 from redis.exceptions import NoPermissionError, ResponseError
 
 from .exceptions import log_refusal
-from .limits import MAX_WORKERS, is_name
+from .limits import MAX_NODES, MAX_QUEUE_NAME, is_name
 
 logger = logging.getLogger(__name__)
-
-#: Bytes that AMQP allows for the name of a queue.
-MAX_QUEUE_NAME = 255
 
 #: Seconds for which mailboxes are looked for.
 MAX_LOOK = 0.5
@@ -68,7 +65,7 @@ class Mailboxes:
     def listed_names(self) -> frozenset[str] | None:
         """Return the names in the list of mailboxes; None if it cannot be read.
 
-        The list is the binding table of their exchange. At most :data:`MAX_WORKERS` names are
+        The list is the binding table of their exchange. At most :data:`MAX_NODES` names are
         read. A row that is no binding is skipped, because anybody may have written it.
         """
         suffix = f".{self.mailbox.namespace}.pidbox"
@@ -93,8 +90,8 @@ class Mailboxes:
             key = f"{self.channel.global_keyprefix}{self.channel.keyprefix_queue % exchange}"
             with acquire() as client:
                 try:
-                    if client.scard(key) > MAX_WORKERS:
-                        for entry in islice(client.sscan_iter(key, count=1000), MAX_WORKERS):
+                    if client.scard(key) > MAX_NODES:
+                        for entry in islice(client.sscan_iter(key, count=1000), MAX_NODES):
                             yield tuple(entry.decode(errors="replace").split(self.channel.sep))
                         return
                 except ResponseError:  # The user may not count it.

@@ -9,14 +9,14 @@ from itertools import islice
 from typing import Any
 
 from .connection import ControlConnection
-from .limits import MAX_WORKERS, is_name, measure
+from .limits import MAX_NODES, is_name, measure
 from .question import REPLIES, Extras
 
 logger = logging.getLogger(__name__)
 
 #: The names of workers for which it was logged that several workers have this name.
 _shared_names_logged: set[str] = set()
-_MAX_LOGGED = 100
+_MAX_NAMES_LOGGED = 100
 
 
 def ticket_of(message: Any) -> str:
@@ -37,7 +37,7 @@ def workers_in_late_reply(message: Any, connection: ControlConnection) -> set[st
         connection.skip(message, exc)
         return set()
     names = filter(is_name, body) if isinstance(body, Mapping) else ()
-    return set(islice(names, MAX_WORKERS))
+    return set(islice(names, MAX_NODES))
 
 
 def decode_joint_reply(text: str, commands: Collection[str]) -> tuple[dict[str, Any], Extras]:
@@ -58,6 +58,6 @@ def decode_joint_reply(text: str, commands: Collection[str]) -> tuple[dict[str, 
 
 def log_shared_name(worker: str) -> None:
     """Log once that two workers share a name, because the answer holds only one of them."""
-    if worker not in _shared_names_logged and len(_shared_names_logged) < _MAX_LOGGED:
+    if worker not in _shared_names_logged and len(_shared_names_logged) < _MAX_NAMES_LOGGED:
         _shared_names_logged.add(worker)
         logger.warning("Several answers to one question from the worker named %.255r", worker)

@@ -16,13 +16,11 @@ from kombu.common import Broadcast
 from kombu.transport import virtual
 
 from .exceptions import log_refusal
+from .limits import MAX_QUEUE_NAME
 
 #: The most queues whose length is asked for, because with AMQP each costs a round trip to the
 #: broker. This is also the most queues that the page, the command and the metrics can show.
 MAX_QUEUES = 100
-
-#: Bytes of the longest name of a queue. AMQP allows no more.
-MAX_NAME = 255
 
 
 def queue_lengths(
@@ -85,7 +83,7 @@ def consumed_queues(replies: Mapping[str, Any]) -> dict[str, list[str]]:
 def _is_name(name: str) -> bool:
     """Whether a broker can be asked for a queue of this name, which a worker chose."""
     encoded = name.encode("utf-8", "replace")
-    return 0 < len(encoded) <= MAX_NAME and name == encoded.decode()
+    return 0 < len(encoded) <= MAX_QUEUE_NAME and name == encoded.decode()
 
 
 def redis_keys(channel: Any, queue: str) -> list[str]:

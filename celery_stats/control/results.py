@@ -25,7 +25,7 @@ from .limits import bound_replies
 logger = logging.getLogger(__name__)
 
 #: Threads at the same time in a process, those that hang in a backend included.
-MAX_THREADS = 4
+MAX_RESULT_THREADS = 4
 
 #: A state as Celery and its users write them. Anybody who may write to the backend can put any
 #: text there, so another one is not passed on.
@@ -77,7 +77,7 @@ class ResultRequest:
         """Begin to ask. Nothing is asked while too many earlier questions hang."""
         # A copy, because the thread of another question may add one meanwhile.
         _threads.difference_update([thread for thread in _threads.copy() if not thread.is_alive()])
-        if len(_threads) >= MAX_THREADS:
+        if len(_threads) >= MAX_RESULT_THREADS:
             return
         thread = threading.Thread(target=self._run, name="celery-stats-results", daemon=True)
         with suppress(RuntimeError):  # The system has no thread left.

@@ -35,7 +35,7 @@ from .text import TextMasker, is_credential
 #: Python's writer recurses), and lists and objects of one answer (100 000 tasks have as many).
 MAX_LEVELS, MAX_CONTAINERS = 100, 500_000
 #: Characters of an object's ``repr`` that are passed on, and of a name that are looked at.
-MAX_REPR, MAX_NAME = 1000, 100
+MAX_REPR, MAX_SECRET_NAME = 1000, 100
 #: In place of a list or an object that is not passed on.
 CUT = "<cut: too deep, too many, or inside of itself>"
 
@@ -279,7 +279,7 @@ def _masker() -> TextMasker:
     )
 
     def is_secret(name: str) -> bool:
-        name = name[:MAX_NAME]
+        name = name[:MAX_SECRET_NAME]
         if is_changed:
             return bool(project.cleanse_setting(name, "text") != "text")
         return is_secret_name(name) or name == settings.SESSION_COOKIE_NAME

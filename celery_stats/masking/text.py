@@ -17,7 +17,7 @@ from typing import Any
 PIECE, OVERLAP, LONGEST = 16_384, 2_048, 65_536
 #: Seconds from the beginning of an answer. What is left then is masked whole, but for short
 #: texts without any sign of a credential. 10 000 tasks with ordinary arguments take a tenth of it.
-SECONDS = 1.5
+MAX_SECONDS = 1.5
 #: Names and harmless texts of one answer that are remembered, and characters of a text.
 REMEMBERED = 1_000
 
@@ -67,7 +67,7 @@ _BRACKETS = [  # ['x'], Secret('x'), <Secret x>, also with brackets inside
     re.compile(rf"[\w.]{{0,100}}\{a}(?:[^\{a}\{b}]+|\{a}[^\{a}\{b}]*\{b}?)*\{b}?")
     for a, b in ("[]", "()", "{}", "<>")
 ]
-_PLAIN = re.compile(  # key=x b=1, key=x&b=1, key=x, b=1, f(key=x)
+_UNQUOTED = re.compile(  # key=x b=1, key=x&b=1, key=x, b=1, f(key=x)
     r"(?:[^\s;&,\"')\]}>]+|&(?![\w.%\[\]-]{1,100}=|amp;|$)"
     r"|,(?!\s|$|[\"']?[\w.-]{1,100}[\"']?\s?[=:])|[\"')\]}>](?![\s,;)\]}>\"'&\\]|$))*"
 )
@@ -95,13 +95,13 @@ def is_credential(value: Any) -> bool:
 
 
 class TextMasker:
-    """Masks the credentials in the texts of one answer, for :data:`SECONDS` from its beginning."""
+    """Masks the credentials in the texts of one answer, for at most :data:`MAX_SECONDS`."""
 
     def __init__(self, is_secret: Callable[[str], bool], substitute: str) -> None:
         self.is_secret = lru_cache(REMEMBERED)(lambda name: self._is_over() or is_secret(name))
         self.substitute = substitute
         self._harmless: set[str] = set()
-        self._ends = time.monotonic() + SECONDS
+        self._ends = time.monotonic() + MAX_SECONDS
         self._looks, self._over = 0, False
 
     def _is_over(self) -> bool:
@@ -166,7 +166,7 @@ def _value(match: re.Match[str]) -> tuple[int, int] | None:
         is_prose = match["name"] == "auth" or (not is_line and _PROSE.match(text, start))
         if is_prose or before[-1:] in (".", ":", "/"):
             return None
-    bare = _PLAIN
+    bare = _UNQUOTED
     if is_line or (sign == ":" and match["name"].lower().endswith(("authorization", "cookie"))):
         bare = _LINE.get(last, _LINE["\n"])
     elif sign and (last == ";" or (not last and _PAIR_FOLLOWS.match(text, start))):

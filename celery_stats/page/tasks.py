@@ -57,7 +57,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
     },
 }
 
-NOT_ASKED = "No worker answered this, or it was not asked for."
+NOT_ANSWERED = "No worker answered this, or it was not asked for."
 
 
 class Task(NamedTuple):
@@ -118,7 +118,7 @@ def task_lists(report: Report) -> dict[str, TaskList]:
             items=items,
             total=total if answered else count(None),
             note=note,
-            empty=(only or LAYOUTS[field]["empty"]) if answered else NOT_ASKED,
+            empty=(only or LAYOUTS[field]["empty"]) if answered else NOT_ANSWERED,
         )
     return lists
 

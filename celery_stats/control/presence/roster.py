@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from celery_stats.control.limits import MAX_WORKERS
+from celery_stats.control.limits import MAX_NODES
 
 #: Seconds for which a worker that has lost the plain reply to ``active`` is asked for the safe
 #: form first. The plain form would make it reset its mailbox each time.
@@ -52,7 +52,7 @@ class Roster:
     """The nodes that were heard or listed.
 
     Attributes:
-        nodes: name to node, for at most :data:`MAX_WORKERS` names.
+        nodes: name to node, for at most :data:`MAX_NODES` names.
         silent: how many connections without a name stayed silent for a whole ``timeout``, and
             did not answer any later question; None before a question has waited so long.
         silent_since: monotonic seconds of that question. Whoever was heard in it, or later, is
@@ -72,7 +72,7 @@ class Roster:
         node = self.nodes.get(name)
         if node is None:
             node = Node()
-            if len(self.nodes) < MAX_WORKERS:
+            if len(self.nodes) < MAX_NODES:
                 self.nodes[name] = node
         return node
 
