@@ -208,10 +208,10 @@ class _Families(Collector):
             yield label, _Worker(self.report, name, name in answered, replies)
 
     def _queues(self) -> Iterator[tuple[str, _Queue]]:
-        lengths, consumers = self.report.queues or {}, self.report.consumed
+        lengths, consumers = self.report.queues or {}, self.report.consumers_by_queue
         stats = self.report.answers["stats"] or {}
         room = {worker: number(slots_of(reply)) for worker, reply in stats.items()}
-        is_asked = self.report.consumers is not None
+        is_asked = self.report.active_queues is not None
         is_known = is_asked and "workers" not in self.report.question.only_some
         for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), QUEUES_EXPORTED):
             rooms = [room.get(worker) for worker in consumers.get(name, ())]

@@ -12,7 +12,7 @@ from .conf import SETTINGS, Conf, conf
 from .control.configuration import find_app
 from .control.exceptions import CeleryStatsError, SnapshotFailed
 from .control.question import CeleryApp, Options, Question
-from .control.queues import consumed_queues
+from .control.queues import consumers_by_queue
 from .control.snapshot import Snapshot, take_snapshot
 from .masking.answers import jsonsafe, mask, safe_error
 from .query import WrongQuestion, make_question
@@ -35,9 +35,9 @@ class Report(Snapshot):
     )
 
     @cached_property
-    def consumed(self) -> Mapping[str, Sequence[str]]:
+    def consumers_by_queue(self) -> Mapping[str, Sequence[str]]:
         """The workers that consume each queue."""
-        return consumed_queues(self.consumers or {})
+        return consumers_by_queue(self.active_queues or {})
 
     def json(self, indent: int | None = None) -> bytes:
         """Return the answers as REST framework writes JSON.
@@ -182,7 +182,7 @@ def _make_report(snapshot: Snapshot, options: ReportOptions) -> Report:
     """Return a snapshot as callers may see it.
 
     What is hidden from callers is hidden here, in each attribute that tells it: answers, missing,
-    queues, consumers, clocks and traces.
+    queues, active_queues, clocks and traces.
     """
     answers = mask(snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments)
     return Report(
@@ -193,7 +193,7 @@ def _make_report(snapshot: Snapshot, options: ReportOptions) -> Report:
         elapsed=snapshot.elapsed,
         queues=jsonsafe(snapshot.queues),
         question=snapshot.question,
-        consumers=jsonsafe(snapshot.consumers),
+        active_queues=jsonsafe(snapshot.active_queues),
         extras={jsonsafe(worker): extras for worker, extras in snapshot.extras.items()},
         unnamed=snapshot.unnamed,
         unreadable=snapshot.unreadable,

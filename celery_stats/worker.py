@@ -20,7 +20,7 @@ from typing import Any
 from celery.signals import worker_init
 
 from .control.limits import MAX_REPLY
-from .control.question import ARGUMENT, CONSUMERS, REPLIES, Extras
+from .control.question import ARGUMENT, REPLIES, Extras
 from .shapes import FIELDS
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ Handler = Callable[..., Any]
 
 #: The commands that a joint reply may answer, in the order in which their replies get room: the
 #: small ones first.
-COMMANDS = ("stats", CONSUMERS, "revoked", "query_task", "active", "reserved", "scheduled")
+COMMANDS = ("stats", "active_queues", "revoked", "query_task", "active", "reserved", "scheduled")
 
 #: Characters of a joint reply to several commands, which is ASCII. A message of several MiB comes
 #: late on Redis. 1 000 tasks with ordinary arguments take half of it. Commands that do not fit are

@@ -612,7 +612,7 @@ def test_look_up__several_ids_as_pasted(recorded: Record, open_page: OpenPage) -
 
 def test_first_trend__nothing_moves(recorded: Record, open_page: OpenPage) -> None:
     server = recorded()
-    server.say(ANSWERS, queues={"mail": 3}, consumers={"a@h": [{"name": "mail"}]})
+    server.say(ANSWERS, queues={"mail": 3}, active_queues={"a@h": [{"name": "mail"}]})
     for width in (390, 800, 1024, 1600):
         page = open_page(server.url, viewport={"width": width, "height": 900})
         sections = page.locator("main > section, #workers tr:visible")
@@ -633,7 +633,7 @@ def test_widths__nothing_overflows_once_trends_are_drawn(
     server.say(
         {"stats": dict.fromkeys(names, stats), "active": {names[0]: tasks("one", "two")}},
         queues={"mail" * 20: 1_000_000, "celery": 0},
-        consumers={name: [{"name": "celery"}] for name in names},
+        active_queues={name: [{"name": "celery"}] for name in names},
     )
     page = open_page(server.url, viewport={"width": width, "height": 900})
     page.wait_for_timeout(1100)  # The time of a snapshot must differ for a trend.
@@ -664,18 +664,18 @@ def fleet(*names: str, busy: int = 4) -> dict[str, Any]:
 
 
 LONG = "worker-12@ip-10-0-17-204.eu-central-1.compute.internal"
-CONSUMERS = {name: [{"name": "reports"}] for name in ("a@h", LONG)}
+CONSUMED = {name: [{"name": "reports"}] for name in ("a@h", LONG)}
 ERRORS = {"stats": {"a@h": "odd"}, "reserved": {"a@h": {"error": "EncodeError()"}, LONG: []}}
 #: Each state of the page, as ``Recorded.say`` takes it.
 STATES: dict[str, dict[str, Any]] = {
     "quiet": {
-        "answers": fleet("a@h", LONG, busy=0), "queues": {"reports": 0}, "consumers": CONSUMERS,
+        "answers": fleet("a@h", LONG, busy=0), "queues": {"reports": 0}, "active_queues": CONSUMED,
     },
     "busy": {
-        "answers": fleet("a@h", LONG), "queues": {"reports": 7}, "consumers": CONSUMERS,
+        "answers": fleet("a@h", LONG), "queues": {"reports": 7}, "active_queues": CONSUMED,
     },
     "backlog": {
-        "answers": fleet("a@h", LONG), "queues": {"billing.invoices": 52_310}, "consumers": {},
+        "answers": fleet("a@h", LONG), "queues": {"billing.invoices": 52_310}, "active_queues": {},
     },
     "missing": {"answers": fleet("a@h"), "missing": {LONG: list(EMPTY), "a@h": ["reserved"]}},
     "errors": {"answers": {**fleet("a@h", LONG), **ERRORS}, "unnamed": 2, "unreadable": 1},

@@ -241,9 +241,9 @@ class TestExitStatus:
     ) -> None:
         use(make_broker())
         question = Question(task_ids=("nope",), look_up=("nope",))
-        consumers = {"a@h": []}
+        active_queues = {"a@h": []}
         report = Report(
-            ANSWERS, {}, NOW, 0.01, {"lost": 7}, question=question, consumers=consumers
+            ANSWERS, {}, NOW, 0.01, {"lost": 7}, question=question, active_queues=active_queues
         )
         monkeypatch.setattr(celery_stats, "share_report", lambda *args: report)
         call_command("celery_stats", stdout=StringIO(), stderr=StringIO())

@@ -23,9 +23,11 @@ REPORTS = {
     "partial": make_report({**ANSWERS, "scheduled": {"a@h": ERROR}}),
     "unreadable": make_report(ANSWERS, unreadable=1),
     "unnamed": make_report(ANSWERS, unnamed=2),
-    "backlog": make_report(ANSWERS, queues={"mail": 7}, consumers={}),
-    "without_queue": make_report(ANSWERS, consumers={"a@h": []}),
-    "complete": make_report(ANSWERS, queues={"mail": 7}, consumers={"a@h": [{"name": "mail"}]}),
+    "backlog": make_report(ANSWERS, queues={"mail": 7}, active_queues={}),
+    "without_queue": make_report(ANSWERS, active_queues={"a@h": []}),
+    "complete": make_report(
+        ANSWERS, queues={"mail": 7}, active_queues={"a@h": [{"name": "mail"}]}
+    ),
 }
 
 
@@ -39,7 +41,7 @@ def test_all_at_once__in_order() -> None:
         {"scheduled": {"a@h": ERROR}},
         missing=["b@h"],
         queues={"mail": 7, "empty": 0},
-        consumers={"a@h": []},
+        active_queues={"a@h": []},
         unreadable=1,
         unnamed=2,
     )

@@ -341,11 +341,13 @@ def test_result__state_and_time(result: Result, sentence: str) -> None:
 
 
 def test_queues__where_it_waits_and_who_consumes_it() -> None:
-    consumers = {"a@h": [{"name": "mail"}]}
+    active_queues = {"a@h": [{"name": "mail"}]}
     places = {"x": Place("mail", 41), "y": Place("celery", 0), "z": Place("mail", None)}
     places["a"] = Place("", None)
     traces = Traces({}, Backend.NONE, places, Extent.ALL)
-    found = said("x y z a", traces=traces, queues={"mail": 50, "celery": 1}, consumers=consumers)
+    found = said(
+        "x y z a", traces=traces, queues={"mail": 50, "celery": 1}, active_queues=active_queues
+    )
     assert [sentences[1] for sentences in found] == [
         "Waits in mail, about 41 messages before it, consumed by a@h.",
         "Waits in celery, no message before it, and no worker that answered consumes it.",
@@ -360,7 +362,7 @@ def test_queues__where_it_waits_and_who_consumes_it() -> None:
 
 def test_queues__only_some_workers_were_asked() -> None:
     traces = Traces({}, Backend.NONE, {"x": Place("celery", 0)}, Extent.ALL)
-    report = Report(EMPTY, {}, NOW, 0.01, {"celery": 1}, consumers={}, traces=traces)
+    report = Report(EMPTY, {}, NOW, 0.01, {"celery": 1}, active_queues={}, traces=traces)
     question = Question(task_ids=("x",), look_up=("x",), workers=("a@h",))
     (found,) = look_ups(replace(report, question=question))
     assert found.sentences[1] == (
@@ -380,9 +382,9 @@ def test_queues__not_there() -> None:
         "are looked through."
     )
     none = Traces({}, Backend.NONE, {}, Extent.NONE)
-    consumers = {"a@h": [{"name": "mail"}]}
+    active_queues = {"a@h": [{"name": "mail"}]}
     lengths = {"mail": 5, "lost": 7, "idle": 0}
-    assert said("nope", queues=lengths, traces=none, consumers=consumers)[0][-3:] == [
+    assert said("nope", queues=lengths, traces=none, active_queues=active_queues)[0][-3:] == [
         "Nobody can look into the queues of this broker.",
         "Messages in lost: 7, and no worker that answered consumes it.",
         "Messages in mail: 5, consumed by a@h.",

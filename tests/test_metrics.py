@@ -55,7 +55,7 @@ def make_report(
     answers: dict[str, Any],
     missing: Any = (),
     queues: dict[str, int] | None = None,
-    consumers: dict[str, Any] | None = None,
+    active_queues: dict[str, Any] | None = None,
     **besides: Any,
 ) -> Report:
     """Return a report of replies, given as worker to field to reply."""
@@ -63,9 +63,7 @@ def make_report(
         field: {worker: said[field] for worker, said in answers.items() if field in said} or None
         for field in FIELDS
     }
-    return Report(
-        data, dict.fromkeys(missing, ASKED), NOW, 0.25, queues, consumers=consumers, **besides
-    )
+    return Report(data, dict.fromkeys(missing, ASKED), NOW, 0.25, queues, active_queues, **besides)
 
 
 def samples(text: str) -> Samples:
@@ -155,12 +153,12 @@ class TestValues:
 
     def test_queues__length_and_who_consumes_each(self) -> None:
         said = {name: replies(name) for name in ("one@h", "two@h")}
-        consumers = {
+        active_queues = {
             "one@h": [{"name": "mail"}, {"name": "more"}],
             "two@h": [{"name": "mail"}],
             "odd@h": {"error": "no"},
         }
-        found = of(make_report(said, queues={"mail": 7, "lost": 31}, consumers=consumers))
+        found = of(make_report(said, queues={"mail": 7, "lost": 31}, active_queues=active_queues))
         assert {key: value for key, value in found.items() if key[1:] and "@" not in key[1]} == {
             ("celery_queue_length", "mail"): 7,
             ("celery_queue_length", "lost"): 31,
@@ -322,8 +320,8 @@ class TestHostile:
             said[name]["stats"]["total"] = {f"{name}.task{task:02}": 1 for task in range(30)}
             said[name]["active"][0]["time_start"] = NOW.timestamp() - 90
         queues = [f"queue{number}" for number in range(100)]
-        consumers = {"w0000@h": [{"name": name} for name in queues]}
-        found = of(make_report(said, queues=dict.fromkeys(queues, 1), consumers=consumers))
+        active_queues = {"w0000@h": [{"name": name} for name in queues]}
+        found = of(make_report(said, queues=dict.fromkeys(queues, 1), active_queues=active_queues))
         assert len(found) == 30_306 == most_series()
         assert found[("celery_snapshot_names_omitted",)] == 100 + 1000 * 10
 

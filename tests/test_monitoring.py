@@ -235,8 +235,8 @@ class TestScrape:
 
 class TestDocs:
     def test_readme__names_every_series_with_its_labels_and_type(self) -> None:
-        consumers = {"a@h": [{"name": "mail"}]}
-        report = Report(ANSWERS, {}, NOW, 0.01, {"mail": 7}, consumers=consumers)
+        active_queues = {"a@h": [{"name": "mail"}]}
+        report = Report(ANSWERS, {}, NOW, 0.01, {"mail": 7}, active_queues=active_queues)
         families = text_string_to_metric_families(openmetrics(report).decode())
         documented = re.findall(
             r"^\| `(celery_\w+)` \| ?([^|]*?) \| (gauge|counter) \|",

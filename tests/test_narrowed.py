@@ -45,7 +45,7 @@ BUSY: dict[str, Any] = {
 }
 IDLE = {field: replies["a@h"] for field, replies in ANSWERS.items()} | {"active": []}
 REPLIES = {"busy@h": BUSY, "idle@h": IDLE}
-CONSUMERS = {"busy@h": [{"name": "celery"}], "idle@h": [{"name": "mail"}]}
+ACTIVE_QUEUES = {"busy@h": [{"name": "celery"}], "idle@h": [{"name": "mail"}]}
 FLEET = (*REPLIES, "frozen@h")
 
 
@@ -62,7 +62,9 @@ def take_snapshot(question: Question, options: Options, remaining: float) -> Sna
         taken_at=NOW,
         elapsed=0.01,
         queues={"celery": 7, "mail": 0} if question.queues else None,
-        consumers={worker: CONSUMERS[worker] for worker in CONSUMERS if worker in asked}
+        active_queues={
+            worker: ACTIVE_QUEUES[worker] for worker in ACTIVE_QUEUES if worker in asked
+        }
         if question.queues
         else None,
         # The queue was looked through just before the worker received it.

@@ -16,7 +16,7 @@ from rest_framework.test import APIClient
 
 from celery_stats import views
 from celery_stats.control.question import Question
-from celery_stats.control.queues import consumed_queues, queue_lengths
+from celery_stats.control.queues import consumers_by_queue, queue_lengths
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
 from tests.asking import take
@@ -179,7 +179,7 @@ def test_queue_lengths__consumed_queues__counted_after_the_configured_ones(
     wait_until(lambda: lengths(broker, consumed=consumed) == expected)
 
 
-def test_consumed_queues__who_consumes_what__without_broadcasts_and_odd_replies() -> None:
+def test_consumers_by_queue__who_consumes_what__without_broadcasts_and_odd_replies() -> None:
     def queue(name: Any, kind: str = "direct") -> dict[str, Any]:
         return {"name": name, "exchange": {"name": "x", "type": kind}}
 
@@ -197,7 +197,7 @@ def test_consumed_queues__who_consumes_what__without_broadcasts_and_odd_replies(
         "c@h": {"error": "no"},
         "d@h": None,
     }
-    assert consumed_queues(replies) == {
+    assert consumers_by_queue(replies) == {
         "bare": ["a@h"],
         "celery": ["a@h"],
         "mail": ["a@h", "b@h"],
@@ -279,7 +279,9 @@ def test_take_snapshot__consumers__known_and_nothing_in_the_log_of_the_worker(
     send(broker, name_of(broker, "one"))
     for _ in range(2):
         snapshot = take(broker.app, queues=True)
-        assert consumed_queues(snapshot.consumers or {}) == {name_of(broker, "tasks"): ["one@h"]}
+        assert consumers_by_queue(snapshot.active_queues or {}) == {
+            name_of(broker, "tasks"): ["one@h"]
+        }
     assert "Traceback" not in worker.log.read_text()
 
 
@@ -327,14 +329,16 @@ class TestPage:
 
         def show(
             queues: dict[str, int] | None,
-            consumers: Any = None,
+            active_queues: Any = None,
             *,
             workers: tuple[str, ...] = (),
             **answers: dict[str, Any],
         ) -> str:
             answer = {**dict.fromkeys(FIELDS), **answers}
             now, question = datetime.now(timezone.utc), Question(workers=workers)
-            report = Report(answer, {}, now, 0.1, queues, consumers=consumers, question=question)
+            report = Report(
+                answer, {}, now, 0.1, queues, active_queues=active_queues, question=question
+            )
             monkeypatch.setattr(views, "share_report", lambda *args, **kwargs: report)
             response = api.get(f"{URL}?format=html")
             assert response.status_code == 200
@@ -350,11 +354,11 @@ class TestPage:
         assert cells == [("mail", "1,234"), ("a", "0"), ("b", "0")]
 
     def test_backlog__not_green_where_nobody_consumes_it(self, shown: Callable[..., str]) -> None:
-        consumers = {"a@h": [{"name": "mail"}]}
-        html = shown({"mail": 5, "celery": 0}, consumers, stats={"a@h": {}})
+        active_queues = {"a@h": [{"name": "mail"}]}
+        html = shown({"mail": 5, "celery": 0}, active_queues, stats={"a@h": {}})
         assert "Every worker answered" in html
         assert "no worker that answered" not in html
-        html = shown({"mail": 5, "celery": 2}, consumers, stats={"a@h": {}})
+        html = shown({"mail": 5, "celery": 2}, active_queues, stats={"a@h": {}})
         assert 'data-state="backlog"' in html
         assert "Messages wait that nobody consumes" in html
         assert html.count("no worker that answered") == 1
@@ -362,8 +366,8 @@ class TestPage:
     def test_backlog__no_warning_where_only_some_workers_were_asked(
         self, shown: Callable[..., str]
     ) -> None:
-        consumers = {"a@h": [{"name": "mail"}]}
-        html = shown({"mail": 5, "celery": 2}, consumers, stats={"a@h": {}}, workers=("a@h",))
+        active_queues = {"a@h": [{"name": "mail"}]}
+        html = shown({"mail": 5, "celery": 2}, active_queues, stats={"a@h": {}}, workers=("a@h",))
         assert 'data-state="complete"' in html
         assert "no worker that answered" not in html
 

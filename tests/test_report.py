@@ -247,7 +247,7 @@ def test_snapshot__all_of_it_in_the_report() -> None:
         taken_at=datetime(2026, 1, 2, tzinfo=timezone.utc),
         elapsed=0.5,
         queues={"celery": 7},
-        consumers={"one@h": [{"name": "celery"}]},
+        active_queues={"one@h": [{"name": "celery"}]},
         extras={"one@h": Extras(time=1.7e9)},
         unnamed=3,
         unreadable=4,

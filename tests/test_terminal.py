@@ -53,8 +53,10 @@ def test_queues() -> None:
 
 
 def test_queues__who_consumes_them_and_a_warning_where_nobody_does() -> None:
-    consumers = {"a@h": [{"name": "mail"}], "b@h": [{"name": "mail"}, {"name": "idle"}]}
-    found = Report(ANSWERS, {}, NOW, 0.0123, {"mail": 7, "celery": 1200}, consumers=consumers)
+    active_queues = {"a@h": [{"name": "mail"}], "b@h": [{"name": "mail"}, {"name": "idle"}]}
+    found = Report(
+        ANSWERS, {}, NOW, 0.0123, {"mail": 7, "celery": 1200}, active_queues=active_queues
+    )
     assert [line for line in lines(found) if line][1] == (
         "No worker that answered consumes celery, which holds 1,200 messages."
     )
@@ -69,7 +71,7 @@ def test_queues__who_consumes_them_and_a_warning_where_nobody_does() -> None:
 
 
 def test_queues__no_warning_where_only_some_workers_were_asked() -> None:
-    found = Report(ANSWERS, {}, NOW, 0.0123, {"celery": 1200}, consumers={"a@h": []})
+    found = Report(ANSWERS, {}, NOW, 0.0123, {"celery": 1200}, active_queues={"a@h": []})
     assert not any("consumes celery" in line for line in lines(found, workers=("a@h",)))
     assert any("consumes celery" in line for line in lines(found, fields=("active",)))
 

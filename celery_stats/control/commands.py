@@ -6,13 +6,16 @@ from collections.abc import Collection, Set
 
 from .connection import PING, ControlConnection
 from .presence import Roster
-from .question import CONSUMERS, Question
+from .question import Question
 from .replies import Replies
 from .retry import MAX_NAMED
 
 #: The order in which the commands are asked. Those whose reply a worker may fail to encode come
 #: last, because it resets its mailbox then, and loses the commands that wait there.
-PUBLISH_ORDER = ("stats", CONSUMERS, "revoked", "query_task", "scheduled", "reserved", "active")
+PUBLISH_ORDER = (
+    *("stats", "active_queues", "revoked"),
+    *("query_task", "scheduled", "reserved", "active"),
+)
 
 
 class Commands:
@@ -51,8 +54,8 @@ class Commands:
         workers = self._question.workers
         command = self.order[0]
         is_unsafe = command == "active" and self._roster.safe_first(self._connection.now())
-        # The command for the consumers cannot ask for a joint reply; see ask().
-        if is_unsafe or command == CONSUMERS:
+        # It cannot ask for a joint reply; see ask().
+        if is_unsafe or command == "active_queues":
             command = ""
         self.ask(command, workers, everything=True)
         without_app = self._roster.names(lambda node: node.without_app)
@@ -77,9 +80,9 @@ class Commands:
         arguments = self._question.arguments(command) if command else {"ids": []}
         if safe:
             arguments["safe"] = True
-        # A worker with this app can also encode a reply that is asked for alone. Celery's own
-        # function for the consumers is the only one that refuses an argument it does not know.
-        if command != CONSUMERS:
+        # A worker with this app can also encode a reply that is asked for alone. The function of
+        # ``active_queues`` is the only one of Celery that refuses an argument it does not know.
+        if command != "active_queues":
             arguments |= self._question.joint_argument(self.order if everything else [command])
         ticket = self._connection.publish(
             command or "query_task", arguments, expires=self._timeout, workers=workers

@@ -13,10 +13,6 @@ from celery_stats.shapes import FIELDS, number
 #: A Celery app, or its dotted path (``"project.celery:app"``).
 CeleryApp: TypeAlias = Celery | str
 
-#: The command that tells which queues a worker consumes. It is asked beside the fields where the
-#: lengths of the queues are shown.
-CONSUMERS = "active_queues"
-
 #: The additional argument of a command by which workers with this app are asked for several
 #: commands at once. Its value is command to the arguments of that command. The reply of such a
 #: worker has the same key, and is called a joint reply. Its value is the JSON text of
@@ -53,7 +49,8 @@ class Question:
         fields: those of :data:`~celery_stats.shapes.FIELDS` to ask.
         task_ids: the ids for ``query_task``.
         workers: full names of the workers that should answer; empty: all.
-        queues: whether the queues are asked for as well: their lengths, and who consumes them.
+        queues: whether the queues are asked for as well: their lengths, and who consumes them,
+            which is what the command ``active_queues`` tells.
         look_up: what a person asked to look up, as typed. If there is anything, ``task_ids`` are
             its possible ids, and the result backend and the queues are asked about them as well.
     """
@@ -67,7 +64,7 @@ class Question:
     @property
     def commands(self) -> tuple[str, ...]:
         """The commands that answer the question."""
-        return (*self.fields, CONSUMERS) if self.queues else self.fields
+        return (*self.fields, "active_queues") if self.queues else self.fields
 
     def arguments(self, command: str) -> dict[str, Any]:
         """Return the keyword arguments of a command, as ``inspect()`` sends them."""

@@ -36,7 +36,7 @@ def queue_lengths(
         app: the Celery app whose configuration names the queues.
         connection: an open connection to the broker of the app. Replies of workers may arrive on
             it at the same time.
-        consumed: the names of other queues, see :func:`consumed_queues`.
+        consumed: the names of other queues, see :func:`consumers_by_queue`.
         within: seconds after which no further queue is asked for.
 
     Raises:
@@ -63,7 +63,7 @@ def queue_lengths(
     return lengths
 
 
-def consumed_queues(replies: Mapping[str, Any]) -> dict[str, list[str]]:
+def consumers_by_queue(replies: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the workers that consume each queue, from their replies to ``active_queues``.
 
     Queues of a broadcast are left out. Each worker has one of its own, with a random name.

@@ -19,7 +19,6 @@ from itertools import islice
 from math import inf
 from typing import NamedTuple
 
-from .question import CONSUMERS
 from .replies import Replies
 
 #: Seconds between a command that is sent again and the ping after it, and between pings to
@@ -49,7 +48,7 @@ IS_WORKER = Step(None)
 #: The order of asking again: commands whose reply a worker can always encode come first. ``safe``
 #: turns the arguments of all active tasks into text, so it is asked only if the plain one is lost.
 STEPS = (
-    *(Step("stats"), Step(CONSUMERS), Step("revoked")),
+    *(Step("stats"), Step("active_queues"), Step("revoked")),
     *(Step("active", rounds=1), Step("active", safe=True)),
     *(Step("query_task"), Step("scheduled"), Step("reserved")),
 )

@@ -27,8 +27,8 @@ from .configuration import find_app
 from .connection import ControlConnection
 from .exceptions import BrokerUnavailable
 from .presence import Roster
-from .question import CONSUMERS, Extras, Options, Question
-from .queues import consumed_queues, queue_lengths
+from .question import Extras, Options, Question
+from .queues import consumers_by_queue, queue_lengths
 from .replies import Replies
 from .traces import Traces, find_traces, unknown_to_workers
 
@@ -48,7 +48,7 @@ class Snapshot:
         taken_at: when the workers were asked, in UTC.
         elapsed: seconds from the call to the last reply that was waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
-        consumers: worker name to its reply to ``active_queues``; None where it was not asked for.
+        active_queues: worker name to its reply to this command; None where it was not asked for.
         extras: worker name to what it sent beside its replies, for workers with this app.
         unnamed: how many connections listen as workers do, answered nothing and have no name that
             is known: frozen workers, or other programs. Redis only.
@@ -64,7 +64,7 @@ class Snapshot:
     taken_at: datetime
     elapsed: float
     queues: Mapping[str, int] | None = None
-    consumers: Mapping[str, Any] | None = None
+    active_queues: Mapping[str, Any] | None = None
     extras: Mapping[str, Extras] = field(default_factory=dict)
     unnamed: int = 0
     unreadable: int = 0
@@ -133,7 +133,7 @@ def _take(
         taken_at=collector.asked_at,
         elapsed=elapsed,
         queues=queues,
-        consumers=replies.by_command(CONSUMERS) or {} if question.queues else None,
+        active_queues=replies.by_command("active_queues") or {} if question.queues else None,
         extras=replies.extras,
         unnamed=collector.presence.unnamed,
         unreadable=replies.unreadable,
@@ -145,7 +145,7 @@ def _take(
 
 def _queues(app: Celery, connection: ControlConnection, replies: Replies) -> Mapping[str, int]:
     """Return how many messages wait in the queues of the app and of the workers."""
-    consumed = consumed_queues(replies.by_command(CONSUMERS) or {})
+    consumed = consumers_by_queue(replies.by_command("active_queues") or {})
     within = connection.ends - connection.now()
     with connection.guarded():
         return queue_lengths(app, connection.connection, consumed, within)

@@ -58,15 +58,15 @@ def orphaned_queues(report: Report) -> set[str]:
 
     They are not known if only some workers were asked.
     """
-    if report.consumers is None or "workers" in report.question.only_some:
+    if report.active_queues is None or "workers" in report.question.only_some:
         return set()
     waiting = {queue for queue, length in (report.queues or {}).items() if length}
-    return waiting - report.consumed.keys()
+    return waiting - report.consumers_by_queue.keys()
 
 
 def consuming_nothing(report: Report) -> Remarks:
     """Return the workers that say that they consume no queue."""
-    replies = (report.consumers or {}).items()
+    replies = (report.active_queues or {}).items()
     return {name: [("", CONSUMES_NOTHING)] for name, reply in replies if reply in ([], ())}
 
 

@@ -135,7 +135,7 @@ class Queue(NamedTuple):
 
 def queue_rows(report: Report, orphaned: Collection[str]) -> Excerpt:
     """Return the queues, the longest first, each with the workers that consume it."""
-    consumers = report.consumed
+    consumers = report.consumers_by_queue
     lengths = dict.fromkeys(consumers) | dict(report.queues or {})
 
     def row(queue: str) -> Queue:

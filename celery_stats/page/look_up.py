@@ -306,10 +306,10 @@ def _placed(report: Report, place: Place) -> str:
 
 
 def _consumed_by(report: Report, queue: str) -> str:
-    if report.consumers is None:
+    if report.active_queues is None:
         return ""
-    if queue in report.consumed:
-        return f", consumed by {names(report.consumed[queue])}"
+    if queue in report.consumers_by_queue:
+        return f", consumed by {names(report.consumers_by_queue[queue])}"
     asked = "was asked and answered" if report.question.workers else "answered"
     return f", and no worker that {asked} consumes it"
 

@@ -78,7 +78,7 @@ def replayed(recorded: Mapping[str, Any]) -> Iterator[None]:
             },
             missing={worker: fields for worker, fields in owed.items() if fields},
             queues=whole.queues if question.queues else None,
-            consumers=whole.consumers if question.queues else None,
+            active_queues=whole.active_queues if question.queues else None,
             traces=whole.traces if question.look_up else None,
             question=question,
         )
