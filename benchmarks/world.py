@@ -115,14 +115,16 @@ class Answer:
     until: float
     fields: dict[str, set[str]]
     missing: set[str]
-    unnamed: int | None  # None over HTTP
+    silent_subscribers: int | None  # None over HTTP
     error: str
     changing: set[str]  # the names that were changing meanwhile; "" stands for all
 
     def __str__(self) -> str:
         parts = [f"{name}: {len(fields)} keys" for name, fields in sorted(self.fields.items())]
         parts.append(f"missing: {', '.join(sorted(self.missing)) or 'nobody'}")
-        parts.append(f"unnamed: {self.unnamed}; {self.until - self.since:.2f} s {self.error}")
+        parts.append(
+            f"silent: {self.silent_subscribers}; {self.until - self.since:.2f} s {self.error}"
+        )
         return "; ".join(parts)
 
 
@@ -422,7 +424,7 @@ class World:
     def _take(self, asker: str, workers: tuple[str, ...]) -> Answer:
         app = self._asker(asker)
         answers: Any = {}
-        missing, unnamed, error = set[str](), None, ""
+        missing, silent, error = set[str](), None, ""
         changing = {*self._changing}
         since = time.monotonic()
         try:
@@ -431,7 +433,7 @@ class World:
             else:
                 snapshot = take(app, TIMEOUT, DEADLINE, workers=workers)
                 answers, missing = snapshot.answers, set(snapshot.missing)
-                unnamed = snapshot.unnamed
+                silent = snapshot.silent_subscribers
         except BrokerUnavailable:
             error = UNAVAILABLE
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a violation
@@ -443,7 +445,7 @@ class World:
         for field, replies in answers.items():
             for worker in replies or ():
                 fields[worker].add(field)
-        return Answer(since, until, fields, missing, unnamed, error, changing | self._changing)
+        return Answer(since, until, fields, missing, silent, error, changing | self._changing)
 
     def _judge(
         self, asker: str, workers: tuple[str, ...], answer: Answer, pongs: Counter[str]
@@ -511,10 +513,10 @@ class World:
                 yield f"forgotten: {name} is alive, was known, and is not missing meanwhile"
         if not workers:
             self._owed[asker] = owed
-        if self._kind == "redis" and not workers and answer.unnamed is not None:
-            yield from self._unnamed_faults(answer, answer.unnamed)
+        if self._kind == "redis" and not workers and answer.silent_subscribers is not None:
+            yield from self._subscriber_faults(answer, answer.silent_subscribers)
 
-    def _unnamed_faults(self, answer: Answer, unnamed: int) -> Iterator[str]:
+    def _subscriber_faults(self, answer: Answer, said: int) -> Iterator[str]:
         names = [node.name for node in self._nodes]
         states = [node.state(answer.since, answer.until) for node in self._nodes]
         # One of two workers with a name, or a beat, may be silent under a name that is known.
@@ -523,8 +525,8 @@ class World:
             return
         silent = states.count("silent") + len(self._listeners)
         unheard = len(answer.missing - set(answer.fields))
-        if silent > unheard if not unnamed else not silent:
-            yield f"unnamed: {silent} are silent, {unheard} are missing"
+        if silent > unheard if not said else not silent:
+            yield f"subscribers: {silent} are silent, {unheard} are missing"
 
     def _state(self, name: str, answer: Answer) -> str:
         if answer.changing & {"", name}:

@@ -168,7 +168,7 @@ _GAUGES: Mapping[str, Mapping[str, _Gauge]] = {
         "celery_snapshot_subscribers_silent": (
             "Connections that listen on the workers' channel in Redis and did not answer, and for "
             "which no name of a worker fits.",
-            lambda families: families.report.unnamed,
+            lambda families: families.report.silent_subscribers,
         ),
         "celery_snapshot_replies_unreadable": (
             "Replies that this process may not or cannot read.",

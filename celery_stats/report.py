@@ -195,7 +195,7 @@ def _make_report(snapshot: Snapshot, options: ReportOptions) -> Report:
         question=snapshot.question,
         active_queues=jsonsafe(snapshot.active_queues),
         extras={jsonsafe(worker): extras for worker, extras in snapshot.extras.items()},
-        unnamed=snapshot.unnamed,
+        silent_subscribers=snapshot.silent_subscribers,
         unreadable=snapshot.unreadable,
         keeps_names=snapshot.keeps_names,
         # Not masked: it holds states, times and names of queues alone.

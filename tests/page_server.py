@@ -60,7 +60,7 @@ def main(port: str, file: str, overrides: str = "{}", prefix: str = "") -> None:
         answers = {name: state["answers"].get(name) for name in FIELDS}
         now = datetime.now(timezone.utc)
         missing = {name: tuple(fields) for name, fields in state.get("missing", {}).items()}
-        names = ("queues", "active_queues", "unnamed", "unreadable")
+        names = ("queues", "active_queues", "silent_subscribers", "unreadable")
         besides = {name: state[name] for name in names if name in state}
         return Report(answers, missing, now, 0.0123, **besides, question=question)
 

@@ -678,7 +678,9 @@ STATES: dict[str, dict[str, Any]] = {
         "answers": fleet("a@h", LONG), "queues": {"billing.invoices": 52_310}, "active_queues": {},
     },
     "missing": {"answers": fleet("a@h"), "missing": {LONG: list(EMPTY), "a@h": ["reserved"]}},
-    "errors": {"answers": {**fleet("a@h", LONG), **ERRORS}, "unnamed": 2, "unreadable": 1},
+    "errors": {
+        "answers": {**fleet("a@h", LONG), **ERRORS}, "silent_subscribers": 2, "unreadable": 1,
+    },
     "none": {"queues": {"reports": 7}},
     "unavailable": {"status": 503},
     "many": {"answers": fleet(*(f"{n}-{LONG}" for n in range(60)), busy=1)},

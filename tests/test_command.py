@@ -220,7 +220,7 @@ class TestExitStatus:
         self, monkeypatch: pytest.MonkeyPatch, make_broker: MakeBroker, use: Use, options: Any
     ) -> None:
         use(make_broker())
-        report = Report(ANSWERS, {}, NOW, 0.01, unnamed=1)
+        report = Report(ANSWERS, {}, NOW, 0.01, silent_subscribers=1)
         monkeypatch.setattr(celery_stats, "share_report", lambda *args: report)
         errors = StringIO()
         call_command("celery_stats", stdout=StringIO(), stderr=errors, **options)

@@ -220,7 +220,7 @@ class TestWhoIsNamed:
             snapshot = take(broker.app, WINDOW)
             assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.missing == {"two@t": FIELDS}
-            assert snapshot.unnamed == 0
+            assert snapshot.silent_subscribers == 0
 
     def test_list_lost_both_and_one_freezes__a_number_to_who_knew_nobody(
         self, make_broker: MakeBroker, use: Use, api: APIClient, settings: Any
@@ -232,7 +232,7 @@ class TestWhoIsNamed:
         two.freeze()
         snapshot = take(broker.client(), WINDOW)
         assert workers_by_field(snapshot) == everywhere("one@t")
-        assert (snapshot.missing, snapshot.unnamed) == ({}, 1)
+        assert (snapshot.missing, snapshot.silent_subscribers) == ({}, 1)
         response = api.get(URL, {"format": "html"})
         assert "Every worker answered" not in response.content.decode()
         assert "Celery-Stats-Missing" not in response
@@ -243,15 +243,13 @@ class TestWhoIsNamed:
         done = run(broker, "--timeout", str(WINDOW), "--worker", "two@t")
         assert done.returncode == 1
 
-    def test_listed_worker_is_frozen__named_and_not_counted_as_unnamed(
-        self, make_broker: MakeBroker
-    ) -> None:
+    def test_listed_worker_is_frozen__named_and_not_counted(self, make_broker: MakeBroker) -> None:
         broker = make_broker()
         _, two = broker.fleet("one@t", "two@t", **NOT_ADDED_AGAIN)
         two.freeze()
         for _ in range(2):
             snapshot = take(broker.app, WINDOW)
-            assert (snapshot.missing, snapshot.unnamed) == ({"two@t": FIELDS}, 0)
+            assert (snapshot.missing, snapshot.silent_subscribers) == ({"two@t": FIELDS}, 0)
 
     def test_redis_restarted__known_workers_named_until_they_are_back(
         self, own_redis: RedisServer, alone: Broker
@@ -295,9 +293,9 @@ class TestWhoIsNamed:
                 for _ in range(2):
                     snapshot = take(alone.app, WINDOW)
                     assert workers_by_field(snapshot) == everywhere("one@t")
-                    assert (snapshot.missing, snapshot.unnamed) == ({}, 1)
+                    assert (snapshot.missing, snapshot.silent_subscribers) == ({}, 1)
             snapshot = take(alone.app)
-            assert (snapshot.missing, snapshot.unnamed) == ({}, 0)
+            assert (snapshot.missing, snapshot.silent_subscribers) == ({}, 0)
             assert snapshot.elapsed < TIMEOUT
             flush(alone)
             may_answer.clear()
@@ -314,11 +312,11 @@ class TestWhoIsNamed:
             wait_until(lambda: tool.get_message(timeout=1), what="the subscription")
             snapshot = take(alone.app, WINDOW)
             assert workers_by_field(snapshot) == everywhere("one@t")
-            assert (snapshot.missing, snapshot.unnamed) == ({}, 1)
+            assert (snapshot.missing, snapshot.silent_subscribers) == ({}, 1)
         worker.freeze()
         for _ in range(2):
             snapshot = take(alone.app, WINDOW)
-            assert (snapshot.missing, snapshot.unnamed) == ({"one@t": FIELDS}, 0)
+            assert (snapshot.missing, snapshot.silent_subscribers) == ({"one@t": FIELDS}, 0)
 
     def test_foreign_subscriber_leaves_and_a_known_worker_is_slow__waited_for(
         self, own_redis: RedisServer, alone: Broker
@@ -335,7 +333,7 @@ class TestWhoIsNamed:
             flush(alone)
             with foreign_subscriber(own_redis):
                 for timeout in (WINDOW, TIMEOUT):
-                    assert take(alone.app, timeout).unnamed == 1
+                    assert take(alone.app, timeout).silent_subscribers == 1
             may_answer.clear()
             assert workers_by_field(take(alone.app)) == everywhere("one@t")
 
@@ -344,8 +342,8 @@ class TestWhoIsNamed:
     ) -> None:
         with Mailbox(alone, "one@t", Mailbox.answer_jointly):
             with foreign_subscriber(own_redis):
-                assert take(alone.app, WINDOW).unnamed == 1
-            assert take(alone.app).unnamed == 0
+                assert take(alone.app, WINDOW).silent_subscribers == 1
+            assert take(alone.app).silent_subscribers == 0
             with Mailbox(alone, "new@t", slow):
                 flush(alone)
                 assert workers_by_field(take(alone.app)) == everywhere("new@t", "one@t")
@@ -368,7 +366,7 @@ class TestWhoIsNamed:
         finally:
             server.stop()
 
-    def test_beat_is_frozen__not_counted_as_unnamed(self, make_broker: MakeBroker) -> None:
+    def test_beat_is_frozen__not_counted(self, make_broker: MakeBroker) -> None:
         broker = make_broker()
         speaks = threading.Event()
         speaks.set()
@@ -382,7 +380,7 @@ class TestWhoIsNamed:
             for _ in range(2):
                 snapshot = take(broker.app, WINDOW)
                 assert workers_by_field(snapshot) == everywhere("one@t")
-                assert (snapshot.missing, snapshot.unnamed) == ({}, 0)
+                assert (snapshot.missing, snapshot.silent_subscribers) == ({}, 0)
 
     def test_named_worker_was_silent_and_a_new_one_is_slow__waited_for(
         self, make_broker: MakeBroker

@@ -22,7 +22,7 @@ REPORTS = {
     "missing": make_report(ANSWERS, missing=["b@h"]),
     "partial": make_report({**ANSWERS, "scheduled": {"a@h": ERROR}}),
     "unreadable": make_report(ANSWERS, unreadable=1),
-    "unnamed": make_report(ANSWERS, unnamed=2),
+    "subscribers": make_report(ANSWERS, silent_subscribers=2),
     "backlog": make_report(ANSWERS, queues={"mail": 7}, active_queues={}),
     "without_queue": make_report(ANSWERS, active_queues={"a@h": []}),
     "complete": make_report(
@@ -43,7 +43,7 @@ def test_all_at_once__in_order() -> None:
         queues={"mail": 7, "empty": 0},
         active_queues={"a@h": []},
         unreadable=1,
-        unnamed=2,
+        silent_subscribers=2,
     )
     found = look_into(report)
     assert list(found) == [key for key in FINDINGS if key != "none"]

@@ -68,7 +68,7 @@ class Asker:
         knows_fleet: whether one of them waited for ``TIMEOUT``, and nobody was missing.
         owed: workers that an exception of the contract left out of the last answer, with the
             ticket of that question.
-        losers: worker to the time at which it last lost a reply.
+        lost_reply_at: worker to the time at which it last lost a reply.
     """
 
     connection: Connection
@@ -79,7 +79,7 @@ class Asker:
     has_asked_all: bool = False
     knows_fleet: bool = False
     owed: dict[str, str] = field(default_factory=dict)
-    losers: dict[str, float] = field(default_factory=dict)
+    lost_reply_at: dict[str, float] = field(default_factory=dict)
 
 
 class Answer:
@@ -122,7 +122,7 @@ class Answer:
                 self.check_fields(node)
         for name in self.missing - self.named:
             self.check_missing(name)
-        self.check_unnamed()
+        self.check_silent_subscribers()
         self.check_time()
 
     def lost_a_reply_of(self, node: Node) -> bool:
@@ -220,17 +220,17 @@ class Answer:
         if self.broker.kind == "redis" and name in self.asker.heard:
             may_be_there |= self.asker.heard[name] < self.broker.started_at
             may_be_there |= any(map(self.may_be_late, self.broker.nodes))
-        may_be_there |= self.asked_at - self.asker.losers.get(name, 0.0) < RESETTING
+        may_be_there |= self.asked_at - self.asker.lost_reply_at.get(name, 0.0) < RESETTING
         assert may_be_there, f"{name} is gone"
 
-    def check_unnamed(self) -> None:
+    def check_silent_subscribers(self) -> None:
         """On Redis, who is silent and has no name is counted; a reply that cannot be read, too."""
         if any(node.changed_at > self.asked_at for node in self.broker.nodes):
             return
         silent = [node for node in self.reached if node.is_silent]
         names = self.missing | self.asker.beats | self.listed & {BEAT}
         if self.broker.kind == "redis" and not self.named:
-            said = self.snapshot.unnamed + len(names)
+            said = self.snapshot.silent_subscribers + len(names)
             assert len(silent) <= said, "somebody is silent, which is not said"
         came = [m for m in self.connection.read if m.ticket in self.connection.asked]
         unreadable = any(message.node.unreadable for message in came)
@@ -247,14 +247,16 @@ class Answer:
         if broker.kind == "amqp" and not self.named:
             gone = set(asker.heard) - there
             is_expected = (
-                asker.knows_fleet and gone < set(asker.heard) and not gone & asker.losers.keys()
+                asker.knows_fleet
+                and gone < set(asker.heard)
+                and not gone & asker.lost_reply_at.keys()
             )
         answer_soon = living <= self.was_idle and not any(
             node.unencodable or self.may_be_late(node) for node in broker.nodes if node.alive
         )
         nothing_happened = all(node.changed_at <= self.asked_at for node in broker.nodes)
         if is_expected and answer_soon and nothing_happened and not self.stood_still:
-            assert not self.snapshot.unnamed, "everybody answers, and somebody is unnamed"
+            assert not self.snapshot.silent_subscribers, "everybody answers"
             assert seconds < TIMEOUT / 2, "everybody answers, and somebody is waited for"
             is_known = there and asker.heard.keys() <= there <= asker.present
             is_known = is_known and (broker.kind == "amqp" or there <= self.listed)
@@ -280,7 +282,7 @@ class Answer:
         nodes = {message.node for message in self.read}
         for node in nodes:
             if node.unencodable or self.lost_a_reply_of(node) or not self.is_steady(node):
-                asker.losers[node.name] = self.broker.now
+                asker.lost_reply_at[node.name] = self.broker.now
         asker.heard |= dict.fromkeys(self.heard, self.broker.now)
         asker.present = self.present
         for worker in self.heard:
@@ -496,7 +498,7 @@ def test_redis__worker_was_heard_beside_a_silent_one__waited_for_when_it_is_slow
     broker.start(worker)
     broker.start(foreign)
     asker = Asker(Connection(broker))
-    assert Answer(asker, Question()).snapshot.unnamed == 1
+    assert Answer(asker, Question()).snapshot.silent_subscribers == 1
     broker.stop(foreign)
     broker.flush()
     broker.freeze(worker, TIMEOUT / 2)
@@ -579,13 +581,13 @@ def test_queues_are_asked_for__in_what_is_left_of_the_deadline(
     assert within == [pytest.approx(DEADLINE - TIMEOUT / 2, abs=0.1)]
 
 
-def test_redis__one_of_two_is_asked__the_other_is_not_unnamed() -> None:
+def test_redis__one_of_two_is_asked__the_other_is_not_counted() -> None:
     broker = Broker("redis")
     for name in ("a", "b"):
         broker.start(Node(name))
     broker.flush()
     answer = Answer(Asker(Connection(broker)), Question(workers=("a",)))
-    assert (answer.present, answer.snapshot.unnamed) == ({"a"}, 0)
+    assert (answer.present, answer.snapshot.silent_subscribers) == ({"a"}, 0)
 
 
 def test_table_cannot_be_read_once__nothing_is_forgotten(

@@ -171,7 +171,7 @@ class TestValues:
         }
 
     def test_without_a_name_or_unreadable__counted(self) -> None:
-        found = of(make_report({}, unnamed=2, unreadable=3))
+        found = of(make_report({}, silent_subscribers=2, unreadable=3))
         assert found[("celery_snapshot_subscribers_silent",)] == 2
         assert found[("celery_snapshot_replies_unreadable",)] == 3
 

@@ -142,12 +142,12 @@ class TestStrangers:
             for timeout in (WINDOW, TIMEOUT):
                 snapshot = take(broker.app, timeout)
                 assert workers_by_field(snapshot) == everywhere("one@t")
-                assert (snapshot.missing, snapshot.unnamed) == ({}, 1)
+                assert (snapshot.missing, snapshot.silent_subscribers) == ({}, 1)
             assert snapshot.elapsed < TIMEOUT
             speaks.set()
             snapshot = take(broker.app)
             assert workers_by_field(snapshot) == everywhere("mute@t", "one@t")
-            assert snapshot.unnamed == 0
+            assert snapshot.silent_subscribers == 0
 
 
 class TestUnlisted:
@@ -345,7 +345,7 @@ class TestRabbitMQ:
             assert asked.wait(20)
             other = take(broker.app, WINDOW, fields=("stats",))
             assert workers_by_field(other)["stats"] == ["one@t"]
-            assert broker_for(broker.app).roster.silent is not None
+            assert broker_for(broker.app).roster.had_whole_window
             other_is_over.set()
             assert workers_by_field(first.result()) == everywhere("one@t", "slow@t")
 
@@ -446,7 +446,7 @@ class TestRabbitMQ:
 
         def answer_and_stop(mailbox: Mailbox, command: dict[str, Any]) -> None:
             mailbox.answer(command)
-            if broker_for(broker.app).roster.silent is not None:
+            if broker_for(broker.app).roster.had_whole_window:
                 mailbox.end()
 
         with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "half@t", answer_and_stop):

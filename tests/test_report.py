@@ -249,7 +249,7 @@ def test_snapshot__all_of_it_in_the_report() -> None:
         queues={"celery": 7},
         active_queues={"one@h": [{"name": "celery"}]},
         extras={"one@h": Extras(time=1.7e9)},
-        unnamed=3,
+        silent_subscribers=3,
         unreadable=4,
         keeps_names=True,
         traces=Traces({}, Backend.NONE, {}, Extent.ALL),

@@ -76,8 +76,8 @@ def test_queues__no_warning_where_only_some_workers_were_asked() -> None:
     assert any("consumes celery" in line for line in lines(found, fields=("active",)))
 
 
-def test_unnamed_and_unreadable__a_sentence_each() -> None:
-    found = replace(report(ANSWERS), unnamed=2, unreadable=1)
+def test_silent_subscribers_and_unreadable__a_sentence_each() -> None:
+    found = replace(report(ANSWERS), silent_subscribers=2, unreadable=1)
     assert lines(found)[1:3] == [
         "1 reply came that this process may not or cannot read. Compare its accept_content and "
         "its certificates with those of the workers, which are alive.",

@@ -86,8 +86,8 @@ class Collector:
         self._names: set[str] = set()  # under which anything came
         self._expected: set[str] = set()  # their replies are kept, however many other names come
         self._with_app: set[str] = set()
-        self._looks = 1  # at who is there, the next one in this silence
-        self._second_look_at = inf  # unless there are doubts at the ping
+        self._next_look = 1  # at who is there: its number in this silence
+        self._second_look_at = inf  # unless one is needed after the ping
         self._pongs_due: set[tuple[str, str]] = set()  # ticket and node, for pings by name
 
     def run(self, ends: float) -> None:
@@ -171,10 +171,10 @@ class Collector:
             self._ping_everybody()
             self.state = State.PINGED
             return 0.0
-        look = self._patience * self._looks - self._silence
+        look = self._patience * self._next_look - self._silence
         second_look = self._second_look_at - self._connection.now()
         if min(look, second_look) <= 0:
-            self._looks += look <= 0
+            self._next_look += look <= 0
             self._look_again()
             return 0.0
         is_long = self._silence >= self._patience
@@ -184,8 +184,8 @@ class Collector:
     def _ping_everybody(self) -> None:
         self.replies.pinged = NodeCount(self._send_ping(()))
         self.presence.after_ping()
-        doubts = self.presence.doubts
-        self._second_look_at = self._connection.now() + LOOK_AGAIN_AFTER if doubts else inf
+        is_due = self.presence.needs_second_look
+        self._second_look_at = self._connection.now() + LOOK_AGAIN_AFTER if is_due else inf
 
     def _look_again(self) -> None:
         """Ping whoever is waited for, because a ping may be lost with a mailbox, or everybody."""
@@ -193,7 +193,7 @@ class Collector:
         if self.presence.look_again():
             self._ping_everybody()
             return
-        names = self.replies.silent(self.presence.awaited()) | self.replies.pending
+        names = self.replies.without_reply(self.presence.awaited()) | self.replies.pending
         if names:
             self.replies.pinged.tickets.append(self._send_ping(sorted(names)[:MAX_NAMED]))
 
@@ -208,7 +208,7 @@ class Collector:
 
     def _ask_again(self, step: Step, workers: Collection[str]) -> str:
         self._silence = self._silence_of_all = 0.0
-        self._looks = 1
+        self._next_look = 1
         command, is_worker = step.command or "", step.command is None
         return self._commands.ask(command, workers, safe=step.safe, everything=is_worker)
 
@@ -293,7 +293,7 @@ class Collector:
         is_new = self.replies.add_answers(worker, answers, self._connection.now())
         if is_new or not was_heard:
             self._silence = 0.0
-            self._looks = 1
+            self._next_look = 1
 
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the missing workers, each with the fields that it did not answer."""

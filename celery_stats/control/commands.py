@@ -53,7 +53,7 @@ class Commands:
         """Ask the question, and those workers for the rest that were without this app."""
         workers = self._question.workers
         command = self.order[0]
-        is_unsafe = command == "active" and self._roster.safe_first(self._connection.now())
+        is_unsafe = command == "active" and self._roster.lately_lost_active(self._connection.now())
         # It cannot ask for a joint reply; see ask().
         if is_unsafe or command == "active_queues":
             command = ""
@@ -99,7 +99,7 @@ class Commands:
     def ask_for_the_rest(self, workers: Set[str]) -> None:
         """Ask workers for the commands that are not in their reply to the question."""
         self.asked_for_the_rest |= workers
-        safe_first = self._roster.safe_first(self._connection.now())
+        lost_active = self._roster.lately_lost_active(self._connection.now())
         asked_first = next(iter(self.tickets.values()))
         for command in self.order:
             # Whoever was not heard yet may still answer what all were asked first.
@@ -109,7 +109,7 @@ class Commands:
                 # Ask all. A list of so many names would be longer than the needless answers.
                 self.ask(command, self._question.workers)
                 continue
-            safe = owing & safe_first if command == "active" else set()
+            safe = owing & lost_active if command == "active" else set()
             for names, is_safe in ((owing - safe, False), (safe, True)):
                 if names:
                     self.ask(command, sorted(names), safe=is_safe)

@@ -109,7 +109,7 @@ class Replies:
         """Whether a worker has answered, and nothing more is expected from it."""
         return worker in self.heard and worker not in self.pending
 
-    def silent(self, names: Collection[str]) -> set[str]:
+    def without_reply(self, names: Collection[str]) -> set[str]:
         """Return those of the names under which nothing came."""
         return set(names) - self.heard - self.only_pongs
 

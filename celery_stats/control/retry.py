@@ -119,7 +119,7 @@ class Retries:
         self._send_ping = ping
         self._now = now
         #: Nodes that did not answer the last step, nor the ping after it.
-        self._silent: set[str] = set()
+        self._unresponsive: set[str] = set()
         #: Nodes that have answered a ping after all that they were asked.
         self._caught_up: set[str] = set()
         self._to_ask_again: set[str] = set()  # as long as there is room
@@ -135,7 +135,7 @@ class Retries:
         attempt = self._attempt
         is_waited_for = attempt is not None and node in attempt.waiting
         if ticket in self._replies.pinged.tickets:
-            self._silent.discard(node)
+            self._unresponsive.discard(node)
             if not is_waited_for:
                 self._caught_up.add(node)
         elif attempt is not None and is_waited_for:
@@ -186,7 +186,7 @@ class Retries:
             left = (attempt.ping_at if is_ping_due else attempt.over_at) - now
             if left > 0:
                 return left
-            self._silent |= attempt.waiting
+            self._unresponsive |= attempt.waiting
         self._attempt = None
         new = (self._replies.pending | suspects) - self._to_ask_again
         self._to_ask_again.update(islice(new, MAX_NAMED - len(self._to_ask_again)))
@@ -211,7 +211,7 @@ class Retries:
                 yield step, self._tried_less(min(times, step.rounds), step, owing)
 
     def _tried_less(self, times: int, step: Step, workers: set[str]) -> list[str]:
-        chosen = workers & self._to_ask_again - self._silent
+        chosen = workers & self._to_ask_again - self._unresponsive
         return sorted(worker for worker in chosen if self._tried[worker, step] < times)
 
     def _send(self, step: Step, workers: list[str]) -> None:

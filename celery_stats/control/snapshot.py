@@ -50,8 +50,8 @@ class Snapshot:
         queues: queue name to the messages that wait in it; None where they were not asked for.
         active_queues: worker name to its reply to this command; None where it was not asked for.
         extras: worker name to what it sent beside its replies, for workers with this app.
-        unnamed: how many connections listen as workers do, answered nothing and have no name that
-            is known: frozen workers, or other programs. Redis only.
+        silent_subscribers: how many connections listen as workers do, answered nothing and have no
+            name that is known: frozen workers, or other programs. Redis only.
         unreadable: how many nodes sent a reply that this process cannot decode, or must not.
         keeps_names: whether the broker has a list of names, in which killed workers stay.
         traces: what was found out about the tasks that are looked up and that no worker names;
@@ -66,7 +66,7 @@ class Snapshot:
     queues: Mapping[str, int] | None = None
     active_queues: Mapping[str, Any] | None = None
     extras: Mapping[str, Extras] = field(default_factory=dict)
-    unnamed: int = 0
+    silent_subscribers: int = 0
     unreadable: int = 0
     keeps_names: bool = False
     traces: Traces | None = None
@@ -135,7 +135,7 @@ def _take(
         queues=queues,
         active_queues=replies.by_command("active_queues") or {} if question.queues else None,
         extras=replies.extras,
-        unnamed=collector.presence.unnamed,
+        silent_subscribers=collector.presence.silent_subscribers,
         unreadable=replies.unreadable,
         keeps_names=connection.has_shared_table,
         traces=traces,

@@ -78,7 +78,7 @@ def _unreadable(replies: int) -> str:
     )
 
 
-def _unnamed(connections: int) -> str:
+def _subscribers(connections: int) -> str:
     one = connections == 1
     who = "a frozen worker, or another program" if one else "frozen workers, or other programs"
     return (
@@ -99,7 +99,9 @@ FINDINGS = {
     "unreadable": Finding(
         "Some replies cannot be read", lambda report: report.unreadable, note=_unreadable
     ),
-    "unnamed": Finding("Somebody did not answer", lambda report: report.unnamed, note=_unnamed),
+    "subscribers": Finding(
+        "Somebody did not answer", lambda report: report.silent_subscribers, note=_subscribers
+    ),
     "backlog": Finding("Messages wait that nobody consumes", orphaned_queues),
     "without_queue": Finding("A worker consumes no queue", consuming_nothing, is_at_workers=True),
     "complete": Finding(

@@ -64,7 +64,7 @@ def lines(report: Report) -> Iterator[Line]:
         yield f"{plural(answering, 'worker')} answered in {elapsed} ms at {clock}.", role
     else:
         yield f"{context['heading']} at {clock}.", ERROR
-    yield from silent(report)
+    yield from _unanswered(report)
     for queue in context["queues"].items:
         if queue.is_orphaned:
             waiting = plural(queue.waiting.value, "message")
@@ -89,7 +89,7 @@ def lines(report: Report) -> Iterator[Line]:
     yield from _looked_up(context)
 
 
-def silent(report: Report) -> Iterator[Line]:
+def _unanswered(report: Report) -> Iterator[Line]:
     """Yield a line for each worker that did not answer everything, and for who has no name."""
     for name, fields in report.missing.items():
         what = "anything" if fields == report.question.fields else ", ".join(fields)

@@ -9,7 +9,10 @@ Words that all strategies use:
 
     listed      the broker has a mailbox of this name in its binding table
     requested   the workers that a caller named with ``worker``
+    suspect     a node that has answered a ping and no command, and may be a worker
     no worker   a node that answers pings and no worker command, such as ``celery beat``
+    silent      a node that has answered nothing
+    absent      listed, and silent while all others had their chance; see :class:`~.roster.Node`
     gone        a worker whose mailbox does not exist any more (AMQP)
 
 The main question to a strategy is :meth:`~.base.Presence.patience`: how much silence ends the

@@ -31,7 +31,7 @@ class AmqpPresence(Presence):
 
     def after_asking(self) -> None:
         self._asked_at = self.connection.now()
-        self._is_first = self.roster.silent is None
+        self._is_first_window = not self.roster.had_whole_window
         self._without_mailbox = self.connection.missing_mailboxes(self.requested - self._known)
 
     def hear_late(self, workers: set[str]) -> None:
@@ -41,13 +41,13 @@ class AmqpPresence(Presence):
 
     def after_ping(self) -> None:
         self._without_mailbox = self.connection.missing_mailboxes(self.awaited())
-        self.doubts = bool(self._without_mailbox)
+        self.needs_second_look = bool(self._without_mailbox)
 
     def look_again(self) -> bool:
         names, self._without_mailbox = self._without_mailbox, frozenset()
-        self.doubts = False
-        losers = self.roster.losers(self.connection.now())
-        silent = self.replies.silent(names) - losers
+        self.needs_second_look = False
+        resetting = self.roster.lately_lost_reply(self.connection.now())
+        silent = self.replies.without_reply(names) - resetting
         self.replies.gone |= self.connection.missing_mailboxes(silent)
         return False
 
@@ -74,7 +74,8 @@ class AmqpPresence(Presence):
         """
         if self.requested:
             return False
-        return self._is_first or bool(self.replies.unreadable) or self._known <= self.replies.gone
+        replies = self.replies
+        return self._is_first_window or bool(replies.unreadable) or self._known <= replies.gone
 
     def _patience(self) -> float | None:
         if self._is_anybody_awaited() or self._may_others_be_there():
@@ -97,9 +98,9 @@ class AmqpPresence(Presence):
         self.replies.gone &= self.connection.missing_mailboxes(self.replies.gone)
         self.roster.forget(self.replies.gone)
         if whole_window and not self.requested and not self.replies.pending:
-            self.roster.silent = 0
+            self.roster.had_whole_window = True
         if not self.roster.workers():
-            self.roster.silent = None
+            self.roster.had_whole_window = False
 
     def _expected(self) -> set[str]:
         return self._known - self.replies.gone

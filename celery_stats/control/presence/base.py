@@ -33,16 +33,16 @@ class Presence(ABC):
 
     Attributes:
         requested: full names of the only workers that are asked; empty: all.
-        doubts: whether :meth:`look_again` has something to see.
+        needs_second_look: whether :meth:`look_again` has something to see.
         is_reply_expected: whether somebody who is connected has not answered, and may do so
             later. Known at the end.
-        unnamed: how many connections listen as workers do, answered nothing, and have no known
-            name. Known at the end.
+        silent_subscribers: how many connections listen as workers do, answered nothing, and have
+            no known name. Known at the end.
     """
 
-    doubts = False
+    needs_second_look = False
     is_reply_expected = False
-    unnamed = 0
+    silent_subscribers = 0
 
     def __init__(
         self,
@@ -88,9 +88,9 @@ class Presence(ABC):
 
     def suspects(self) -> set[str]:
         """Return the nodes that have answered a ping and no command, and may be workers."""
-        return self._asked(self.replies.only_pongs - self.replies.no_workers)
+        return self._only_requested(self.replies.only_pongs - self.replies.no_workers)
 
-    def _asked(self, names: set[str]) -> set[str]:
+    def _only_requested(self, names: set[str]) -> set[str]:
         return names & self.requested if self.requested else names
 
     def _may_be_workers(self, names: set[str]) -> set[str]:

@@ -67,12 +67,12 @@ class RedisPresence(Presence):
     def after_ping(self) -> None:
         before = self._count
         self._looks.append(self._look())
-        self.doubts = self._count < max(before, 1) or bool(self._unlisted)
+        self.needs_second_look = self._count < max(before, 1) or bool(self._unlisted)
 
     def look_again(self) -> bool:
         before = self._count
         self._looks.append(self._look())
-        self.doubts = False
+        self.needs_second_look = False
         # Whoever has come since was not pinged.
         return self._count not in (before, 0)
 
@@ -92,7 +92,7 @@ class RedisPresence(Presence):
         return self._looks[-1].listed
 
     def _patience(self) -> float | None:
-        if not self._is_counted or self.doubts:
+        if not self._is_counted or self.needs_second_look:
             return None
         silent, pinged = self._silent, self.replies.pinged
         if silent > 0:
@@ -102,7 +102,7 @@ class RedisPresence(Presence):
             # A listed worker that is silent gets a ping, unless it was silent to one before,
             # because a hostile worker can answer under several names. So does a known worker that
             # is not there at all, and whoever is away where nobody is there.
-            return None if self._doubtful or self._unlisted or not self._count else 0.0
+            return None if self._newly_silent or self._unlisted or not self._count else 0.0
         # A hostile worker can answer a ping under names that it made up. Such pongs count only if
         # no other pong has come for a moment.
         by_listed = sum(pinged.by_name[name] for name in self._listed)
@@ -111,7 +111,8 @@ class RedisPresence(Presence):
     def _is_somebody_waited_for(self, silent: int) -> bool:
         """Whether the silence is not the one that lasted for a whole ``timeout`` before."""
         roster = self.roster
-        if roster.silent is None or silent > roster.silent or self._silent_names:
+        before = roster.silent_subscribers
+        if before is None or silent > before or self._silent_names:
             return True
         heard_later = roster.names(lambda node: node.heard_at > roster.silent_since)
         return not heard_later.isdisjoint(self._unlisted)
@@ -139,16 +140,18 @@ class RedisPresence(Presence):
     @property
     def _silent_names(self) -> set[str]:
         """The listed names of workers from which nothing came."""
-        return self._may_be_workers(self.replies.silent(self._asked(set(self._listed))))
+        listed = self._only_requested(set(self._listed))
+        return self._may_be_workers(self.replies.without_reply(listed))
 
     @property
-    def _doubtful(self) -> set[str]:
+    def _newly_silent(self) -> set[str]:
+        """Those of them that are not absent."""
         return self._silent_names - self.roster.absent()
 
     @property
     def _unlisted(self) -> set[str]:
         """The known workers that are silent and not listed."""
-        return self.replies.silent(self._asked(self._known) - self._listed)
+        return self.replies.without_reply(self._only_requested(self._known) - self._listed)
 
     def ping_after(self) -> float | None:
         # At once where the numbers are complete and a listed worker is silent, and where a worker
@@ -156,9 +159,9 @@ class RedisPresence(Presence):
         # silent is looked up last, because that takes long in a large fleet.
         is_complete = self._is_counted and self._silent <= 0 and not self.replies.pending
         if self.requested:
-            is_due = is_complete or not self._doubtful
+            is_due = is_complete or not self._newly_silent
         else:
-            is_due = is_complete and bool(self._doubtful)
+            is_due = is_complete and bool(self._newly_silent)
         return 0.0 if is_due else silence_before_ping(self._count)
 
     def awaited(self) -> set[str]:
@@ -169,24 +172,24 @@ class RedisPresence(Presence):
         if not self._is_counted:
             return
         roster, is_pinged = self.roster, bool(self.replies.pinged.tickets)
-        silent = self.replies.silent(self._listed)
+        silent = self.replies.without_reply(self._listed)
         workers = self._may_be_workers(silent)
         # How many are silent, without the workers that are named for it.
-        without_name = max(0, self._silent - len(workers) - len(self._not_left()))
+        without_name = max(0, self._silent - len(workers) - len(self._still_expected()))
         if whole_window:
-            roster.silent, roster.silent_since = without_name, self._asked_at
-        elif roster.silent is not None:
-            roster.silent = min(roster.silent, max(self._silent, 0))
+            roster.silent_subscribers, roster.silent_since = without_name, self._asked_at
+        elif roster.silent_subscribers is not None:
+            roster.silent_subscribers = min(roster.silent_subscribers, max(self._silent, 0))
         if is_pinged and not self._is_somebody_silent:
             for name in self._silent_names:
                 roster.node(name).is_absent = True
         if not self.requested:
-            roster.forget(self._unlisted - self._not_left())
+            roster.forget(self._unlisted - self._still_expected())
         self.is_reply_expected = self._is_somebody_silent
         if not self.requested or (is_pinged and not self.is_whole):
-            self.unnamed = max(0, without_name - len(silent - workers))
+            self.silent_subscribers = max(0, without_name - len(silent - workers))
 
-    def _not_left(self) -> set[str]:
+    def _still_expected(self) -> set[str]:
         """Return the known workers that are not listed and may be there as far as is known.
 
         That is all of them while somebody is silent or unreadable, and after a restart of the
@@ -197,9 +200,9 @@ class RedisPresence(Presence):
         if is_restarted or self._is_somebody_silent or self.replies.unreadable:
             return unlisted
         listed_once = frozenset[str]().union(*(look.listed for look in self._looks))
-        return unlisted & (listed_once | self.roster.losers(now))
+        return unlisted & (listed_once | self.roster.lately_lost_reply(now))
 
     def _expected(self) -> set[str]:
         # An unknown name counts only if it was listed at both looks: it may just have left.
         listed = self._listed & (self._looks[0].listed | self._known)
-        return self._may_be_workers(set(listed)) | self._not_left()
+        return self._may_be_workers(set(listed)) | self._still_expected()

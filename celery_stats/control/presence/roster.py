@@ -12,9 +12,9 @@ from math import inf
 
 from celery_stats.control.limits import MAX_NODES
 
-#: Seconds for which a worker that has lost the plain reply to ``active`` is asked for the safe
-#: form first. The plain form would make it reset its mailbox each time.
-SAFE_FIRST = 60.0
+#: Seconds for which it counts that a worker has lost a reply. One that has lost the plain reply to
+#: ``active`` is asked for the safe form first, because it would reset its mailbox each time.
+LATELY = 60.0
 
 NEVER = -inf
 
@@ -53,8 +53,11 @@ class Roster:
 
     Attributes:
         nodes: name to node, for at most :data:`MAX_NODES` names.
-        silent: how many connections without a name stayed silent for a whole ``timeout``, and
-            did not answer any later question; None before a question has waited so long.
+        had_whole_window: whether a question has waited for a whole ``timeout``, so that those who
+            were there are known (AMQP).
+        silent_subscribers: how many subscribers, but for named workers, stayed silent for a whole
+            ``timeout``, and did not answer any later question; None before a question has waited
+            so long (Redis).
         silent_since: monotonic seconds of that question. Whoever was heard in it, or later, is
             none of them.
         server: the id of the running Redis server; empty where it is not known.
@@ -62,7 +65,8 @@ class Roster:
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
-    silent: int | None = None
+    had_whole_window: bool = False
+    silent_subscribers: int | None = None
     silent_since: float = NEVER
     server: str = ""
     restarted_at: float = NEVER
@@ -108,10 +112,10 @@ class Roster:
     def absent(self) -> set[str]:
         return self.names(lambda node: node.is_absent)
 
-    def losers(self, now: float) -> set[str]:
+    def lately_lost_reply(self, now: float) -> set[str]:
         """Return the workers that have just lost a reply, and may be without a mailbox."""
-        return self.names(lambda node: now - node.lost_at < SAFE_FIRST)
+        return self.names(lambda node: now - node.lost_at < LATELY)
 
-    def safe_first(self, now: float) -> set[str]:
+    def lately_lost_active(self, now: float) -> set[str]:
         """Return the workers that have just lost the plain reply to ``active``."""
-        return self.names(lambda node: now - node.lost_active_at < SAFE_FIRST)
+        return self.names(lambda node: now - node.lost_active_at < LATELY)

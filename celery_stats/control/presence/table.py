@@ -20,7 +20,7 @@ class TablePresence(Presence):
         published = self.connection.published
         self._not_reading = {
             name
-            for name in self._asked(self._listed) & self.roster.absent()
+            for name in self._only_requested(self._listed) & self.roster.absent()
             if self.connection.unread_messages(name) > published
         }
 
@@ -50,7 +50,7 @@ class TablePresence(Presence):
     def remember(self, *, whole_window: bool) -> None:
         super().remember(whole_window=whole_window)
         if whole_window and not self.requested:
-            for name in self.replies.silent(self._listed):
+            for name in self.replies.without_reply(self._listed):
                 self.roster.node(name).is_absent = True
         if not self._is_list_unknown:
             self.roster.forget(self.roster.workers() - self._listed)
