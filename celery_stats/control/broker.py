@@ -98,7 +98,7 @@ class Connections:
         return result
 
     def _drop(self, connection: ControlConnection) -> None:
-        if connection.driver == "redis" and connection.reply_queue.is_left:
+        if connection.driver == "redis" and connection.reply_queue.exists:
             self._left.append(connection.reply_queue.key)
         connection.close()
 

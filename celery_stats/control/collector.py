@@ -115,8 +115,8 @@ class Collector:
             patience = self.presence.patience()
             if patience == 0.0:
                 return State.SETTLED
-            left = ends - self._connection.now()
-            if left <= 0 and (not came or left < -LAST_LOOK):
+            remaining = ends - self._connection.now()
+            if remaining <= 0 and (not came or remaining < -LAST_LOOK):
                 if came:
                     self._connection.leave_replies()
                 return State.DEADLINE
@@ -124,7 +124,7 @@ class Collector:
                 logger.warning("The replies are too large: the rest of them is not read")
                 self._connection.leave_replies()
                 return State.TOO_MUCH
-            due_in = self._ask_more() if left > 0 else inf
+            due_in = self._ask_more() if remaining > 0 else inf
             if due_in == 0.0:
                 continue
             if patience is None:
@@ -135,7 +135,7 @@ class Collector:
             # the reply that is waited for may stand behind it in the queue.
             if silence >= limit and not came:
                 return State.SILENCE if patience is None else State.SETTLED
-            came = self._drain(max(min(limit - silence, due_in, left), 0.0))
+            came = self._drain(max(min(limit - silence, due_in, remaining), 0.0))
 
     def _drain(self, seconds: float) -> bool:
         """Read what comes; return whether anything came, and count the silence otherwise."""

@@ -92,7 +92,7 @@ class ControlConnection(Mailboxes):
         self.tickets: deque[str] = deque(maxlen=REMEMBERED_TICKETS)
         self.published = 0
         self._read_pending = self._not_reusable = self._skipped = self._failed = False
-        self._has_left_replies = False
+        self._has_unread = False
         self._on_message: OnMessage = self._ignore
         self._configure(app)
         try:
@@ -202,7 +202,7 @@ class ControlConnection(Mailboxes):
 
         Where replies are left unread, they prove it, and an answer would come after all of them.
         """
-        if not self.is_virtual and not self._has_left_replies:
+        if not self.is_virtual and not self._has_unread:
             with self.guarded():
                 self.reply_queue.check()
 
@@ -292,11 +292,11 @@ class ControlConnection(Mailboxes):
 
     def leave_replies(self) -> None:
         """Note that replies are left unread, so that the connection is not used again."""
-        self._not_reusable = self._has_left_replies = True
+        self._not_reusable = self._has_unread = True
 
     def close(self) -> None:
         # On AMQP the answer to the closing would come after all that was not read.
-        if self._failed or (self._has_left_replies and not self.is_virtual):
+        if self._failed or (self._has_unread and not self.is_virtual):
             self.abandon()
         else:
             self._drop_pending_read()

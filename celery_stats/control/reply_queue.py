@@ -35,7 +35,7 @@ class ReplyQueue:
         key: the routing key of the replies.
         name: the name of the queue.
         address: where workers send them, as kombu's mailboxes read it.
-        is_left: whether the queue is in the broker.
+        exists: whether the queue is in the broker.
     """
 
     def __init__(self, mailbox: Mailbox, channel: Any, key: str = "") -> None:
@@ -56,7 +56,7 @@ class ReplyQueue:
         self._accept = mailbox.accept
         self._channel = channel
         self._consumer: Consumer | None = None
-        self.is_left = self._holds_old_replies = bool(key)
+        self.exists = self._holds_old_replies = bool(key)
 
     @property
     def is_open(self) -> bool:
@@ -74,7 +74,7 @@ class ReplyQueue:
             with self._channel.conn_or_acquire() as client:
                 client.delete(self.name)
         self._queue.declare()
-        self.is_left = True
+        self.exists = True
         self._consumer = Consumer(
             self._channel,
             [self._queue],
@@ -102,7 +102,7 @@ class ReplyQueue:
             return
         consumer.cancel()
         self._queue.delete()
-        self.is_left = self._holds_old_replies = False
+        self.exists = self._holds_old_replies = False
         if is_redis and is_reply_expected:
             self._leave_list_that_expires()
 

@@ -183,9 +183,9 @@ class Retries:
                 attempt.over_at = now + self._patience
                 return 0.0
             is_ping_due = not attempt.waiting <= attempt.pinged.keys()
-            left = (attempt.ping_at if is_ping_due else attempt.over_at) - now
-            if left > 0:
-                return left
+            remaining = (attempt.ping_at if is_ping_due else attempt.over_at) - now
+            if remaining > 0:
+                return remaining
             self._unresponsive |= attempt.waiting
         self._attempt = None
         new = (self._replies.pending | suspects) - self._to_ask_again

@@ -35,9 +35,9 @@ class TablePresence(Presence):
         # A worker that is not listed may be about to bind its mailbox. When every listed worker
         # has answered a ping that was sent after the question, it would have answered, too.
         asked = self.requested - self._not_reading - self.replies.no_workers
-        left = {worker for worker in asked if not self.replies.is_done(worker)}
+        owing = {worker for worker in asked if not self.replies.is_done(worker)}
         had_their_chance = self.replies.pinged.tickets and awaited <= self.replies.only_pongs
-        return grace if not left or (had_their_chance and not left & awaited) else None
+        return grace if not owing or (had_their_chance and not owing & awaited) else None
 
     def ping_after(self) -> float | None:
         is_nobody_listed = bool(self.requested) and not self.requested & self.awaited()
