@@ -79,17 +79,16 @@ class _Queue(NamedTuple):
 
     Attributes:
         length: the messages that wait in it; None if that is not known.
-        rooms: for each worker that answered and consumes it, how many tasks that can execute, None
-            if that is not known; None if not all workers were asked. A worker that did not answer
-            may consume it as well.
+        slots: those of each worker that answered and consumes it, None if they are not known; None
+            if not all workers were asked. A worker that did not answer may consume it as well.
     """
 
     length: int | None
-    rooms: Sequence[float | None] | None
+    slots: Sequence[float | None] | None
 
-    def room(self) -> float | None:
-        known = [room for room in self.rooms or () if room is not None]
-        return sum(known) if self.rooms is not None and len(known) == len(self.rooms) else None
+    def all_slots(self) -> float | None:
+        known = [slots for slots in self.slots or () if slots is not None]
+        return sum(known) if self.slots is not None and len(known) == len(self.slots) else None
 
 
 #: The help of a gauge, and what returns its value; None where there is no sample.
@@ -145,11 +144,11 @@ _GAUGES: Mapping[str, Mapping[str, _Gauge]] = {
         "celery_queue_length": ("Messages that wait in the queue.", lambda queue: queue.length),
         "celery_active_consumer_count": (
             "Workers that answered and consume the queue.",
-            lambda queue: None if queue.rooms is None else len(queue.rooms),
+            lambda queue: None if queue.slots is None else len(queue.slots),
         ),
         "celery_active_process_count": (
             "Tasks that these workers can execute at the same time.",
-            _Queue.room,
+            _Queue.all_slots,
         ),
     },
     "": {
@@ -210,12 +209,12 @@ class _Families(Collector):
     def _queues(self) -> Iterator[tuple[str, _Queue]]:
         lengths, consumers = self.report.queues or {}, self.report.consumers_by_queue
         stats = self.report.answers["stats"] or {}
-        room = {worker: number(slots_of(reply)) for worker, reply in stats.items()}
+        slots = {worker: number(slots_of(reply)) for worker, reply in stats.items()}
         is_asked = self.report.active_queues is not None
         is_known = is_asked and "workers" not in self.report.question.only_some
         for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), QUEUES_EXPORTED):
-            rooms = [room.get(worker) for worker in consumers.get(name, ())]
-            yield label, _Queue(lengths.get(name), rooms if is_known else None)
+            of_queue = [slots.get(worker) for worker in consumers.get(name, ())]
+            yield label, _Queue(lengths.get(name), of_queue if is_known else None)
 
     def _tasks(self, workers: Mapping[str, _Worker]) -> Metric:
         """Return the number of tasks by worker and name of the task.

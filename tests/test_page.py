@@ -176,7 +176,7 @@ def test_worker_row() -> None:
     assert row.pool.shown == "prefork"
     assert (row.busy.value, row.slots.value, row.percent) == (1, 4, 25)
     assert row.prefetch.value == 16
-    assert row.processed.shown == "1,500"
+    assert row.accepted.shown == "1,500"
     assert row.uptime == "1 day 2 h"
     assert row.memory == "55 MB"
     details = {

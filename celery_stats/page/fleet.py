@@ -109,7 +109,7 @@ def totals_of(
     answers: Answers, tasks: Mapping[str, TaskList]
 ) -> list[tuple[str, str, Count, str]]:
     """Return what is counted over all workers: key, title, number, and the number for scripts."""
-    accepted = [processed_by(stats).value for stats in (answers.get("stats") or {}).values()]
+    accepted = [accepted_by(stats).value for stats in (answers.get("stats") or {}).values()]
     known = [each for each in accepted if each is not None]
     counted = [(key, each.layout["title"], each.total) for key, each in tasks.items()]
     counted.append(("processed", "Processed", count(sum(known) if known else None)))
@@ -164,7 +164,7 @@ class Worker(NamedTuple):
         key: the name, by which the script recognises the row.
         percent: the share of busy slots, 0 to 100; None if it is not known.
         counts: the number of tasks in each of the four lists, by field.
-        processed: tasks that it has accepted since its start.
+        accepted: tasks that it has accepted since its start.
         missing: the fields that it did not answer, comma-separated.
         remarks: field and text of each; the field is empty if it is about no answer.
         details: titled lists of the other statistics.
@@ -178,7 +178,7 @@ class Worker(NamedTuple):
     percent: int | None
     counts: Mapping[str, Count]
     prefetch: Count
-    processed: Count
+    accepted: Count
     uptime: str
     memory: str
     missing: str
@@ -188,13 +188,13 @@ class Worker(NamedTuple):
 
 def worker_rows(names: Collection[str], report: Report, found: dict[str, Any]) -> Excerpt:
     """Return the rows of workers, with details as long as there is room for them."""
-    left = DETAILS_LENGTH
+    room = DETAILS_LENGTH
 
     def row(name: str) -> Worker:
-        nonlocal left
-        worker = worker_row(name, report, found, with_details=left > 0)
+        nonlocal room
+        worker = worker_row(name, report, found, with_details=room > 0)
         for _title, listed in worker.details:
-            left -= sum(len(text) for texts in listed.items for text in texts)
+            room -= sum(len(text) for texts in listed.items for text in texts)
         return worker
 
     return excerpt(names, WORKERS_SHOWN, row)
@@ -206,7 +206,7 @@ def worker_row(name: str, report: Report, found: dict[str, Any], *, with_details
     stats = mapping(replies["stats"])
     pool_name = as_text(value_at(stats, "pool", "implementation") or "")
     counts = {field: count(length_of(replies[field])) for field in (*TASK_LISTS, "revoked")}
-    busy, room = counts["active"], count(slots_of(stats))
+    busy, slots = counts["active"], count(slots_of(stats))
     uptime = number(stats.get("uptime"))
     # In kilobytes on Linux, where Celery is supported.
     memory = number(value_at(stats, "rusage", "maxrss"))
@@ -215,11 +215,11 @@ def worker_row(name: str, report: Report, found: dict[str, Any], *, with_details
         key=name[:TITLE_LENGTH],
         pool=shorten(pool_name.removeprefix("celery.concurrency.").removesuffix(":TaskPool")),
         busy=busy,
-        slots=room,
-        percent=percent(busy.value, room.value),
+        slots=slots,
+        percent=percent(busy.value, slots.value),
         counts=counts,
         prefetch=count(stats.get("prefetch_count")),
-        processed=processed_by(stats),
+        accepted=accepted_by(stats),
         uptime="" if uptime is None else duration(uptime),
         memory="" if memory is None else f"{memory / 1024:,.{0 if memory >= 10240 else 1}f} MB",
         missing=", ".join(report.missing.get(name, ())),
@@ -235,7 +235,7 @@ def percent(part: int | None, whole: int | None) -> int | None:
     return min(100, max(0, round(100 * part / whole))) if whole > 0 else 0
 
 
-def processed_by(stats: Any) -> Count:
+def accepted_by(stats: Any) -> Count:
     """Return how many tasks a worker has accepted since its start."""
     total = mapping(stats).get("total")
     if not isinstance(total, Mapping):

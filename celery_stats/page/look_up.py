@@ -233,11 +233,11 @@ def _where(report: Report, held: Held) -> str:
 def _why_not(report: Report, worker: str) -> str:
     """Return why a worker may not have started a task; empty if it did not say how busy it is."""
     running = (report.answers.get("active") or {}).get(worker)
-    room = count(slots_of((report.answers.get("stats") or {}).get(worker)))
-    if room.value is None or not isinstance(running, list | tuple):
+    slots = count(slots_of((report.answers.get("stats") or {}).get(worker)))
+    if slots.value is None or not isinstance(running, list | tuple):
         return ""
-    reason = ", so a rate limit may hold it back" if len(running) < room.value else ""
-    return f"; slots busy: {len(running):,} of {room.shown}{reason}"
+    reason = ", so a rate limit may hold it back" if len(running) < slots.value else ""
+    return f"; slots busy: {len(running):,} of {slots.shown}{reason}"
 
 
 def _until_eta(report: Report, worker: str, held: Held) -> str:

@@ -24,7 +24,7 @@ COLUMNS: Sequence[tuple[str, set[str], Callable[[Any], Cell]]] = (
     ("Busy", {"active", "stats"}, lambda worker: f"{worker.busy.shown} of {worker.slots.shown}"),
     ("Reserved", {"reserved"}, lambda worker: worker.counts["reserved"]),
     ("Scheduled", {"scheduled"}, lambda worker: worker.counts["scheduled"]),
-    ("Processed", {"stats"}, lambda worker: worker.processed),
+    ("Processed", {"stats"}, lambda worker: worker.accepted),
     ("Uptime", {"stats"}, lambda worker: worker.uptime or NOTHING),
     ("Revoked", {"revoked"}, lambda worker: worker.counts["revoked"]),
     ("Pool", {"stats"}, lambda worker: worker.pool),
@@ -148,8 +148,8 @@ def _table(
     yield "", ""
     for role, row in zip((TITLE, *(roles or [""] * len(rows))), texts, strict=True):
         cells = []
-        for text, room, right in zip(row, widths, numeric, strict=True):
-            padding = " " * (room - width(text))
+        for text, columns, right in zip(row, widths, numeric, strict=True):
+            padding = " " * (columns - width(text))
             cells.append(padding + text if right else text + padding)
         yield GAP.join(cells).rstrip(), role
     if note:
