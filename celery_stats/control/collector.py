@@ -21,7 +21,7 @@ from .connection import PING, ControlConnection
 from .limits import MAX_NODES, MAX_REPLIES, MAX_REPLIES_VALUES, is_name, measure
 from .messages import decode_joint_reply, log_shared_name, ticket_of, workers_in_late_reply
 from .presence import Roster, presence_for
-from .question import ARGUMENT, Extras, Question
+from .question import ARGUMENT, PROBE, Extras, Question
 from .replies import NO_NAME, NodeCount, Replies
 from .retry import MAX_NAMED, Retries, Step
 
@@ -209,8 +209,8 @@ class Collector:
     def _ask_again(self, step: Step, workers: Collection[str]) -> str:
         self._silence = self._silence_of_all = 0.0
         self._next_look = 1
-        command, is_worker = step.command or "", step.command is None
-        return self._commands.ask(command, workers, safe=step.safe, everything=is_worker)
+        is_probe = step.command == PROBE
+        return self._commands.ask(step.command, workers, safe=step.safe, everything=is_probe)
 
     # What is remembered
 
@@ -288,7 +288,7 @@ class Collector:
             if extras != Extras():
                 self.replies.extras[worker] = extras
         else:
-            answers = {command: reply} if command else {}
+            answers = {} if command == PROBE else {command: reply}
         was_heard = worker in self.replies.heard
         is_new = self.replies.add_answers(worker, answers, self._connection.now())
         if is_new or not was_heard:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Set
 
 from .connection import PING, ControlConnection
 from .presence import Roster
-from .question import Question
+from .question import PROBE, Question
 from .replies import Replies
 from .retry import MAX_NAMED
 
@@ -23,7 +23,7 @@ class Commands:
 
     Attributes:
         order: the commands of the question, in the order of asking.
-        tickets: ticket to command. The empty text is a command whose reply no field needs.
+        tickets: ticket to command, or :data:`PROBE`.
         asked_for_the_rest: workers that were asked for more than the question to all.
     """
 
@@ -56,7 +56,7 @@ class Commands:
         is_unsafe = command == "active" and self._roster.lately_lost_active(self._connection.now())
         # It cannot ask for a joint reply; see ask().
         if is_unsafe or command == "active_queues":
-            command = ""
+            command = PROBE
         self.ask(command, workers, everything=True)
         without_app = self._roster.names(lambda node: node.without_app)
         self.ask_for_the_rest(without_app.intersection(workers) if workers else without_app)
@@ -72,21 +72,20 @@ class Commands:
         """Publish a command; return its ticket.
 
         Args:
-            command: its name; empty for one that every worker can answer, and no field needs.
+            command: its name, or :data:`PROBE`.
             workers: who should answer; empty: all.
             safe: whether ``active`` is asked to turn the arguments of tasks into text.
             everything: whether workers with this app should answer the whole question.
         """
-        arguments = self._question.arguments(command) if command else {"ids": []}
+        arguments = {"ids": []} if command == PROBE else self._question.arguments(command)
         if safe:
             arguments["safe"] = True
         # A worker with this app can also encode a reply that is asked for alone. The function of
         # ``active_queues`` is the only one of Celery that refuses an argument it does not know.
         if command != "active_queues":
             arguments |= self._question.joint_argument(self.order if everything else [command])
-        ticket = self._connection.publish(
-            command or "query_task", arguments, expires=self._timeout, workers=workers
-        )
+        name = "query_task" if command == PROBE else command
+        ticket = self._connection.publish(name, arguments, expires=self._timeout, workers=workers)
         self.tickets[ticket] = command
         return ticket
 

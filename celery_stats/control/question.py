@@ -22,6 +22,9 @@ ARGUMENT = "celery_stats"
 #: Command to reply. A command whose reply does not fit is left out.
 REPLIES = "replies"
 
+#: Stands for ``query_task`` without ids: every worker can answer it, and no field needs the reply.
+PROBE = ""
+
 
 @dataclass(frozen=True)
 class Extras:

@@ -117,7 +117,7 @@ class Replies:
         """Return the commands that a worker has not answered."""
         return [command for command, by in self._answers.items() if worker not in by]
 
-    def owing(self, command: str | None, workers: Set[str]) -> set[str]:
+    def owing(self, command: str, workers: Set[str]) -> set[str]:
         """Return those of the workers that have not answered a command of the question."""
         return set(workers - self._answers[command].keys()) if command in self._answers else set()
 

@@ -19,6 +19,7 @@ from itertools import islice
 from math import inf
 from typing import NamedTuple
 
+from .question import PROBE
 from .replies import Replies
 
 #: Seconds between a command that is sent again and the ping after it, and between pings to
@@ -36,14 +37,14 @@ MAX_NAMED = 100
 class Step(NamedTuple):
     """One command that is sent again: its name, whether ``safe`` is asked, and how often."""
 
-    command: str | None
+    command: str
     safe: bool = False
     rounds: int = ROUNDS
 
 
 #: Asks a node that has answered nothing but pings for a reply that every worker can encode. A node
 #: that answers only the ping after it is no worker.
-IS_WORKER = Step(None)
+IS_WORKER = Step(PROBE)
 
 #: The order of asking again: commands whose reply a worker can always encode come first. ``safe``
 #: turns the arguments of all active tasks into text, so it is asked only if the plain one is lost.
