@@ -211,7 +211,7 @@ class _Families(Collector):
         stats = self.report.answers["stats"] or {}
         slots = {worker: number(slots_of(reply)) for worker, reply in stats.items()}
         is_asked = self.report.active_queues is not None
-        is_known = is_asked and "workers" not in self.report.question.only_some
+        is_known = is_asked and "workers" not in self.report.question.narrowed_by
         for label, name in self._labelled(dict.fromkeys([*lengths, *consumers]), QUEUES_EXPORTED):
             of_queue = [slots.get(worker) for worker in consumers.get(name, ())]
             yield label, _Queue(lengths.get(name), of_queue if is_known else None)

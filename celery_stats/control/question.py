@@ -76,8 +76,8 @@ class Question:
         return {"safe": None} if command == "active" else {}
 
     @property
-    def only_some(self) -> tuple[str, ...]:
-        """What is not asked for whole, so that nothing can be said of all of it.
+    def narrowed_by(self) -> tuple[str, ...]:
+        """Of which only some are asked for, so that nothing can be said of all of them.
 
         Those who show an answer read it here, and say nothing false of what was left out.
         """

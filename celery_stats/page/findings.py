@@ -58,7 +58,7 @@ def orphaned_queues(report: Report) -> set[str]:
 
     They are not known if only some workers were asked.
     """
-    if report.active_queues is None or "workers" in report.question.only_some:
+    if report.active_queues is None or "workers" in report.question.narrowed_by:
         return set()
     waiting = {queue for queue, length in (report.queues or {}).items() if length}
     return waiting - report.consumers_by_queue.keys()
@@ -121,7 +121,7 @@ def look_into(report: Report) -> dict[str, Any]:
 def heading(state: str, report: Report) -> str:
     """Return the heading for a key of :data:`FINDINGS`."""
     found = FINDINGS[state]
-    is_some = "workers" in report.question.only_some
+    is_some = "workers" in report.question.narrowed_by
     return (is_some and found.heading_of_some) or found.heading
 
 

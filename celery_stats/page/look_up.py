@@ -253,11 +253,11 @@ def _until_eta(report: Report, worker: str, held: Held) -> str:
 
 def _nobody(report: Report) -> Iterator[str]:
     """Yield that no worker knows it, and who may."""
-    only_some = report.question.only_some
+    narrowed_by = report.question.narrowed_by
     if not any(report.answers.values()):
         yield f"{heading('none', report)}."
-    elif only_some:
-        yield f"No answer names it, but only some {' and '.join(only_some)} were asked for."
+    elif narrowed_by:
+        yield f"No answer names it, but only some {' and '.join(narrowed_by)} were asked for."
     else:
         yield "No worker that answered knows it."
     if report.missing:

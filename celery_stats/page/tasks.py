@@ -106,7 +106,7 @@ def task_lists(report: Report) -> dict[str, TaskList]:
         "scheduled": excerpt(scheduled, TASKS_SHOWN, lambda entry: scheduled_row(report, *entry)),
         "revoked": revoked_rows(answers),
     }
-    left_out = [name for name in report.question.only_some if name != "fields"]
+    left_out = [name for name in report.question.narrowed_by if name != "fields"]
     only = f"None, but only some {' and '.join(left_out)} were asked for." if left_out else ""
     lists = {}
     for field, (items, total, note) in excerpts.items():
