@@ -21,7 +21,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
 from .page.fleet import UNAVAILABLE, page
-from .page.messages import about, refusal, texts
+from .page.messages import error_message, options_message, texts
 from .query import MAX_VALUES
 from .report import Report
 
@@ -102,14 +102,14 @@ class PageRenderer(BaseRenderer):
         if response.status_code == 503:
             name, context = "page", {**UNAVAILABLE, "json_link": json_link(request)}
         elif response.exception:
-            context = refusal(data, response.status_code, visitor, log_in_link(request))
+            context = error_message(data, response.status_code, visitor, log_in_link(request))
             name = "message"
         elif isinstance(response, ReportResponse):
             report = response.report
             link = json_link(request, report.question.task_ids)
             name, context = "page", page(report, json_link=link, visitor=visitor)
         else:
-            name, context = "message", about(data)
+            name, context = "message", options_message(data)
         template = get_template(f"celery_stats/{name}.html")
         html = template.render({**context, "files": urls}, request=request._request)
         return _REPLACED.sub("\N{REPLACEMENT CHARACTER}", html)

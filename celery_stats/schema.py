@@ -221,7 +221,7 @@ def has_known_errors() -> bool:
     return api_settings.EXCEPTION_HANDLER is exception_handler
 
 
-def published(method: Method) -> Method:
+def with_schema(method: Method) -> Method:
     """Describe a view's method to drf-spectacular.
 
     Does nothing where the project has no ``DEFAULT_SCHEMA_CLASS``, because ``extend_schema``

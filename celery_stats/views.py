@@ -40,7 +40,7 @@ from .renderers import (
     ReportResponse,
 )
 from .report import ReportOptions, reason, share_report
-from .schema import DESCRIPTION, SUMMARY, published
+from .schema import DESCRIPTION, SUMMARY, with_schema
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class CeleryStatsView(APIView):
             return redirect_to_login(self.request.get_full_path())
         return response
 
-    @published
+    @with_schema
     def get(self, request: Request, **kwargs: Any) -> Response:
         # The keyword arguments are those of the path that the project includes the endpoint under.
         question = self._question(request)

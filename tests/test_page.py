@@ -21,7 +21,7 @@ from celery_stats.control.question import Question
 from celery_stats.page import fleet as page
 from celery_stats.page import tasks as task_rows
 from celery_stats.page import text as formatting
-from celery_stats.page.messages import refusal
+from celery_stats.page.messages import error_message
 from celery_stats.report import Report
 from celery_stats.shapes import FIELDS
 from tests.accounts.models import User
@@ -627,10 +627,10 @@ def test_options__page_about_the_endpoint(browser_client: Client) -> None:
     assert "script" not in {tag for tag, _ in shown.elements}
 
 
-def test_refusal__any_shape() -> None:
+def test_error_message__any_shape() -> None:
     for data in ({"detail": "no"}, {"field": ["a", "b"]}, ["a"], "a", None, {"x": {"y": 1}}):
-        assert refusal(data, 418, "", "")["heading"] == "The page cannot be shown"
-        assert refusal(data, 400, "", "")["messages"]
+        assert error_message(data, 418, "", "")["heading"] == "The page cannot be shown"
+        assert error_message(data, 400, "", "")["messages"]
 
 
 # Real workers

@@ -14,7 +14,7 @@ from celery_stats.times import eta_of, running_for, time_before, time_to_go
 
 from .findings import heading
 from .pasted import beginning_with, pasted_ids
-from .tasks import Task, arguments, names, task_row
+from .tasks import Task, arguments, name_a_few, task_row
 from .text import Excerpt, Text, count, duration, pairs, plural, shorten, time_of_day
 
 #: Characters of the arguments of a task that is looked up. The lists show fewer.
@@ -127,7 +127,7 @@ def _held(report: Report, wanted: Collection[str]) -> dict[str, list[Held]]:
     found = {task_id: list(by_worker.values()) for task_id, by_worker in held.items()}
     for task_id, workers in holders(answers).items():
         if task_id in ids:
-            found.setdefault(task_id, []).append(Held(names(workers), "revoked", {}))
+            found.setdefault(task_id, []).append(Held(name_a_few(workers), "revoked", {}))
     return found
 
 
@@ -261,7 +261,8 @@ def _nobody(report: Report) -> Iterator[str]:
     else:
         yield "No worker that answered knows it."
     if report.missing:
-        yield f"{names(list(report.missing))} did not answer, and may hold it or be executing it."
+        who = name_a_few(list(report.missing))
+        yield f"{who} did not answer, and may hold it or be executing it."
 
 
 def _ended(report: Report, result: Result) -> str:
@@ -309,7 +310,7 @@ def _consumed_by(report: Report, queue: str) -> str:
     if report.active_queues is None:
         return ""
     if queue in report.consumers_by_queue:
-        return f", consumed by {names(report.consumers_by_queue[queue])}"
+        return f", consumed by {name_a_few(report.consumers_by_queue[queue])}"
     asked = "was asked and answered" if report.question.workers else "answered"
     return f", and no worker that {asked} consumes it"
 

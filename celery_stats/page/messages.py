@@ -8,7 +8,7 @@ from typing import Any
 from .text import TITLE_LENGTH, shorten
 
 
-def refusal(data: Any, status: int, visitor: str, log_in: str) -> dict[str, Any]:
+def error_message(data: Any, status: int, visitor: str, log_in: str) -> dict[str, Any]:
     """Return the context of ``message.html`` for a request that is answered with an error.
 
     Args:
@@ -64,7 +64,7 @@ def texts(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, data
 
 
-def about(data: Mapping[str, Any]) -> dict[str, Any]:
+def options_message(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the context of ``message.html`` for the answer to OPTIONS."""
     kinds_by_name = {"Answers with": data.get("renders"), "Reads": data.get("parses")}
     return {

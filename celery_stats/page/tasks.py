@@ -61,7 +61,13 @@ NOT_ANSWERED = "No worker answered this, or it was not asked for."
 
 
 class Task(NamedTuple):
-    """A task as a row. ``whole_id`` is empty if the id is too long to be looked up."""
+    """A task as a row.
+
+    Attributes:
+        whole_id: empty if the id is too long to be looked up.
+        when: the time since the start, or until the ETA.
+        at: the start or the ETA itself.
+    """
 
     id: Text
     whole_id: str
@@ -70,7 +76,7 @@ class Task(NamedTuple):
     worker: Text
     queue: Text
     when: str
-    moment: str
+    at: str
 
 
 class TaskList(NamedTuple):
@@ -128,26 +134,19 @@ def revoked_rows(answers: Answers) -> Excerpt:
     shown = excerpt(holders(answers).items(), TASKS_SHOWN, lambda item: item)
     groups: dict[str, list[Task]] = {}
     for task_id, workers in shown.items:
-        groups.setdefault(names(workers), []).append(task_row("", task_id))
+        groups.setdefault(name_a_few(workers), []).append(task_row("", task_id))
     return shown._replace(items=[(shorten(workers), ids) for workers, ids in groups.items()])
 
 
-def names(workers: Sequence[str]) -> str:
+def name_a_few(workers: Sequence[str]) -> str:
     """Return the names of a few workers, or only the number of many."""
     if len(workers) <= WORKERS_NAMED:
         return ", ".join(shorten(worker).shown for worker in workers)
     return plural(len(workers), "worker")
 
 
-def task_row(worker: str, entry: Any, when: str = "", moment: datetime | None = None) -> Task:
-    """Return the row of a task.
-
-    Args:
-        worker: who holds it.
-        entry: an item of a list.
-        when: the time since the start, or until the ETA.
-        moment: the start or the ETA itself.
-    """
+def task_row(worker: str, entry: Any, when: str = "", at: datetime | None = None) -> Task:
+    """Return the row of an item of a list, which a worker holds."""
     info = task_of(entry)
     task_id = as_text(info.get("id", ""))
     return Task(
@@ -161,7 +160,7 @@ def task_row(worker: str, entry: Any, when: str = "", moment: datetime | None = 
         # As far as the routing key tells.
         queue=shorten(value_at(info, "delivery_info", "routing_key") or ""),
         when=when,
-        moment=format_time(moment),
+        at=format_time(at),
     )
 
 
