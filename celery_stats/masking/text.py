@@ -102,12 +102,12 @@ class TextMasker:
         self.substitute = substitute
         self._harmless: set[str] = set()
         self._ends = time.monotonic() + MAX_SECONDS
-        self._looks, self._over = 0, False
+        self._calls, self._over = 0, False
 
     def _is_over(self) -> bool:
         """Return whether the time is over. Few calls look at the clock, which is slow."""
-        self._looks += 1
-        if self._looks % 32 == 0:
+        self._calls += 1
+        if self._calls % 32 == 0:
             self._over = time.monotonic() > self._ends
         return self._over
 
@@ -137,7 +137,7 @@ class TextMasker:
                     done = end
                 position = end
             elif (position := limit) < len(text):
-                self._looks |= 31  # Looks at the clock below.
+                self._calls |= 31  # The next call looks at the clock.
                 time.sleep(0)
             if position < len(text) and self._is_over():
                 return "".join([*parts, self.substitute])
