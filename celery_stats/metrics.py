@@ -153,7 +153,7 @@ _GAUGES: Mapping[str, Mapping[str, _Gauge]] = {
     },
     "": {
         "celery_snapshot_duration_seconds": (
-            "Time from the start of the snapshot to the last answer of a worker.",
+            "Time from the start of the snapshot until no more answers were waited for.",
             lambda families: families.report.elapsed,
         ),
         "celery_snapshot_workers_answered": (

@@ -182,7 +182,7 @@ def _make_report(snapshot: Snapshot, options: ReportOptions) -> Report:
     """Return a snapshot as callers may see it.
 
     What is hidden from callers is hidden here, in each attribute that tells it: answers, missing,
-    queues, active_queues, clocks and traces.
+    queues, active_queues and extras.
     """
     answers = mask(snapshot.answers, redact=options.redact, hide_arguments=options.hide_arguments)
     return Report(

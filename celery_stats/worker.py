@@ -1,9 +1,9 @@
 """What runs inside a worker: everything that was asked for, in one reply.
 
-Each of Celery's inspect commands takes additional arguments and ignores those that it does not
-know (``**kwargs`` in every version from 5.3). So a question is sent as one of the built-in
-commands with an additional argument. A worker with this app answers all the fields that the
-argument names, in one turn of its event loop. A worker without it answers the built-in command
+Each of Celery's inspect commands but ``active_queues`` takes additional arguments and ignores
+those that it does not know (``**kwargs`` in every version from 5.3). So a question is sent as one
+of these commands with an additional argument. A worker with this app answers all the fields that
+the argument names, in one turn of its event loop. A worker without it answers the built-in command
 and logs nothing. Without the argument every command answers what Celery's own function returns.
 """
 

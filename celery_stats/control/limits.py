@@ -1,6 +1,7 @@
 """Limits on the size and number of replies. A hostile worker may send anything.
 
-kombu reads a message as a whole, so its size is bounded only when it has been read.
+kombu reads a message as a whole, so its size is bounded only when it has been read. On Redis, what
+is too large is dropped while it comes, but with hiredis, when it has been read.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def bound_replies(pool: Any) -> None:
     """Make a pool's connections to Redis read :data:`TOO_LARGE` for texts that are too large.
 
     kombu takes that for a message that cannot be read. All texts of one answer of Redis together
-    may have :data:`MAX_PAYLOAD` bytes, so that an answer that is a list is bounded as well.
+    may have :data:`MAX_PAYLOAD` bytes, so that an answer that is a list is bounded as well. With
+    hiredis, each of them may.
     """
     connect = pool.get_connection
 

@@ -1,4 +1,4 @@
-"""What has come back to one question: who has answered what. Nothing else holds it."""
+"""What has come back to one question: who has answered what, and who owes what."""
 
 from __future__ import annotations
 

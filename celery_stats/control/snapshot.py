@@ -46,7 +46,7 @@ class Snapshot:
             the broker or from earlier snapshots, that answered in part, or that were asked for
             by name.
         taken_at: when the workers were asked, in UTC.
-        elapsed: seconds from the call to the last reply that was waited for.
+        elapsed: seconds from the call until no more replies were waited for.
         queues: queue name to the messages that wait in it; None where they were not asked for.
         active_queues: worker name to its reply to this command; None where it was not asked for.
         extras: worker name to what it sent beside its replies, for workers with this app.

@@ -113,8 +113,8 @@ class Walk:
 
     Attributes:
         mask: what becomes of text; it returns the same object if nothing changes.
-        looks_for: ASCII text without this is not masked. It never holds the default, and always
-            holds the empty text.
+        looks_for: ASCII text without this is not masked. The empty text masks all of it, and the
+            default, which is not ASCII, none.
         by_name: decides about the names of keys; None where none is secret.
         members: key to the function that converts the value under it, at its level.
         path: the ids of the containers around the current value. Depth alone would not do: a list

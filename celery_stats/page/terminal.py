@@ -52,7 +52,7 @@ def width(text: str) -> int:
 
 
 def lines(report: Report) -> Iterator[Line]:
-    """Yield what the page shows first. A line may be wider than the terminal."""
+    """Yield what the page shows, shortened. A line may be wider than the terminal."""
     # Imported here, because --json does not need the page.
     from .fleet import page
 
