@@ -22,7 +22,7 @@ from celery import Celery
 from django.core.management import call_command
 from django.db import connection
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.control.snapshot import Snapshot
 from celery_stats.shapes import FIELDS
 from tests import asking
@@ -64,7 +64,7 @@ def place(kind: str) -> Iterator[Broker]:
         try:
             yield broker
         finally:
-            broker_for(broker.app).close()
+            connections_for(broker.app).close()
             broker.close()
     finally:
         if server is not None:

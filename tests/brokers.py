@@ -21,7 +21,7 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from tests.celery_app import make_app
 from tests.processes import Forked, Process, free_port, wait_until
 
@@ -177,7 +177,7 @@ class Broker:
                 ):
                     channel.exchange_delete(exchange)
         for app in self._apps:
-            broker_for(app).close()
+            connections_for(app).close()
             app.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.shapes import FIELDS
 from tests.asking import take
 from tests.brokers import Broker, RedisServer
@@ -70,5 +70,5 @@ def at_work(server: RedisServer, db: int) -> Iterator[Fleet]:
         wait_until(everywhere, what="content under every key from every pool")
         yield Fleet(broker, workers, tuple(task_ids))
     finally:
-        broker_for(broker.app).close()
+        connections_for(broker.app).close()
         broker.close()

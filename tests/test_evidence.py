@@ -13,7 +13,7 @@ import kombu
 import pytest
 from celery import Celery
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.control.exceptions import BrokerUnavailable
 from celery_stats.control.mailboxes import Mailboxes
 from celery_stats.control.question import Options, Question
@@ -276,7 +276,7 @@ def test_question_during_another_one__one_connection_is_kept(make_broker: MakeBr
         assert workers_by_field(take(app)) == everywhere("one@t")
         mailbox.on_idle = lambda: mailbox.answer_jointly(held.pop()) if held else None
         assert workers_by_field(first.result()) == everywhere("one@t")
-        assert len(broker_for(app)._idle) == 1
+        assert len(connections_for(app)._idle) == 1
         assert len(proxy.said) == 2
 
 
@@ -287,5 +287,5 @@ def test_question_with_another_deadline__a_connection_with_its_time_outs(
     with Mailbox(broker, "one@t", Mailbox.answer):
         for deadline, seconds in ((20.0, 2.625), (5.0, 0.75)):
             take(broker.app, WINDOW, deadline=deadline)
-            (kept,) = broker_for(broker.app)._idle
+            (kept,) = connections_for(broker.app)._idle
             assert kept.exchange_timeout == seconds

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.shapes import FIELDS
 from tests.asking import everywhere, take, workers_by_field
 from tests.brokers import Broker, MakeBroker, deaf_afterwards
@@ -162,7 +162,7 @@ def test_pong_of_a_beat_comes_late__not_taken_for_a_worker(make_broker: MakeBrok
     with Mailbox(broker, "one@t", Mailbox.answer_jointly), Mailbox(broker, "beat@t", late):
         assert workers_by_field(take(broker.app, WINDOW)) == everywhere("one@t")
         is_over.set()
-        (kept,) = broker_for(broker.app)._idle
+        (kept,) = connections_for(broker.app)._idle
         sock = kept.connection.connection.sock
         wait_until(lambda: select([sock], [], [], 0)[0], what="the late pong")
         for _ in range(2):

@@ -24,7 +24,7 @@ from kombu.transport import memory
 from kombu.transport.redis import SentinelChannel
 from rest_framework.test import APIClient
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.control.configuration import broker_urls, configured_connection
 from celery_stats.exceptions import ServiceUnavailable
 from celery_stats.masking.answers import safe_error
@@ -93,7 +93,7 @@ def use_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[UseApp]:
     # A run that was given up may still be at it, and would keep its connection.
     wait_until(lambda: "celery-stats" not in {t.name for t in threading.enumerate()})
     for app in used:
-        broker_for(app).close()
+        connections_for(app).close()
         app.close()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import celery
 import pytest
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.control.presence import amqp as amqp_presence
 from celery_stats.control.presence import redis as redis_presence
 from celery_stats.control.presence.table import TablePresence
@@ -313,7 +313,7 @@ class TestRabbitMQ:
             assert asked.wait(20)
             with Mailbox(broker, "new@t", only_if_named):
                 take(broker.app, workers=("new@t",))
-                assert broker_for(broker.app).roster.workers() == {"new@t", "one@t"}
+                assert connections_for(broker.app).roster.workers() == {"new@t", "one@t"}
                 may_answer.set()
                 snapshot = first.result()
         assert workers_by_field(snapshot) == everywhere("one@t")
@@ -345,7 +345,7 @@ class TestRabbitMQ:
             assert asked.wait(20)
             other = take(broker.app, WINDOW, fields=("stats",))
             assert workers_by_field(other)["stats"] == ["one@t"]
-            assert broker_for(broker.app).roster.had_whole_window
+            assert connections_for(broker.app).roster.had_whole_window
             other_is_over.set()
             assert workers_by_field(first.result()) == everywhere("one@t", "slow@t")
 
@@ -388,7 +388,7 @@ class TestRabbitMQ:
                 assert workers_by_field(take(broker.app)) == everywhere("one@t")
                 may_answer.set()
                 assert answered_late.wait(20)
-                (kept,) = broker_for(broker.app)._idle
+                (kept,) = connections_for(broker.app)._idle
                 sock = kept.connection.connection.sock
                 # A reply that was published may still be on its way through the broker.
                 wait_until(lambda: select([sock], [], [], 0)[0], what="the late reply")
@@ -396,7 +396,7 @@ class TestRabbitMQ:
                     monkeypatch.setattr("celery_stats.control.broker.MAX_IDLE", 0.0)
                 pinged.clear()
                 assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
-                assert (kept in broker_for(broker.app)._idle) is is_kept
+                assert (kept in connections_for(broker.app)._idle) is is_kept
 
     def test_newcomer_heard_late_during_a_question__waited_for_in_it(
         self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch, asked: threading.Event
@@ -446,12 +446,12 @@ class TestRabbitMQ:
 
         def answer_and_stop(mailbox: Mailbox, command: dict[str, Any]) -> None:
             mailbox.answer(command)
-            if broker_for(broker.app).roster.had_whole_window:
+            if connections_for(broker.app).roster.had_whole_window:
                 mailbox.end()
 
         with Mailbox(broker, "one@t", Mailbox.answer), Mailbox(broker, "half@t", answer_and_stop):
             take(broker.app, WINDOW)
-            for node in broker_for(broker.app).roster.nodes.values():
+            for node in connections_for(broker.app).roster.nodes.values():
                 node.without_app = False
             snapshot = take(broker.app)
         assert workers_by_field(snapshot)["stats"] == ["half@t", "one@t"]
@@ -531,7 +531,7 @@ class TestRabbitMQ:
             snapshot = take(broker.app)
             assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.missing == {}
-            assert broker_for(broker.app).roster.workers() == {"one@t"}
+            assert connections_for(broker.app).roster.workers() == {"one@t"}
 
     def test_all_are_slow__named_as_missing(self, make_broker: MakeBroker) -> None:
         broker = make_broker("amqp")
@@ -562,7 +562,7 @@ def test_table_local_to_the_process__never_taken_for_the_whole(make_broker: Make
             assert workers_by_field(snapshot) == everywhere("one@t")
             assert snapshot.elapsed > 0.5
     finally:
-        broker_for(app).close()
+        connections_for(app).close()
 
 
 def test_table_local_to_the_process_and_a_named_worker_loses_its_reply__asked_again(
@@ -576,7 +576,7 @@ def test_table_local_to_the_process_and_a_named_worker_loses_its_reply__asked_ag
             snapshot = take(app, workers=("one@t",))
         assert workers_by_field(snapshot) == everywhere("one@t")
     finally:
-        broker_for(app).close()
+        connections_for(app).close()
 
 
 def test_table_local_to_the_process_and_a_reply_is_lost__asked_again(
@@ -593,7 +593,7 @@ def test_table_local_to_the_process_and_a_reply_is_lost__asked_again(
         assert workers_by_field(snapshot) == everywhere("one@t")
         assert snapshot.missing == {}
     finally:
-        broker_for(app).close()
+        connections_for(app).close()
 
 
 def test_table_that_cannot_be_read__never_taken_for_empty(

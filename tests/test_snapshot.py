@@ -15,7 +15,7 @@ import celery
 import pytest
 from kombu.utils.uuid import uuid
 
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.control.snapshot import Snapshot
 from celery_stats.shapes import FIELDS
 from tests.asking import TIMEOUT, everywhere, take, workers_by_field
@@ -305,7 +305,7 @@ class TestConnections:
             proxy.cut()
             assert workers_by_field(take(app, 1)) == everywhere("one@t")
         finally:
-            broker_for(app).close()
+            connections_for(app).close()
             proxy.close()
 
     def test_redis_restarted__the_next_snapshot_is_whole(

@@ -12,7 +12,7 @@ import pytest
 from celery.worker.control import Panel
 
 from celery_stats import worker
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.control.messages import decode_joint_reply
 from celery_stats.control.question import ARGUMENT, Extras, Question
 from celery_stats.control.snapshot import Snapshot
@@ -197,7 +197,7 @@ def start_pools(broker: Broker, group: str, *, with_app: bool) -> list[str]:
     """Start one worker for each pool; return their names."""
     workers = [broker.start(f"{pool}@{group}", pool=pool, with_app=with_app) for pool in POOLS]
     # RabbitMQ lists no workers: the next snapshot shall listen for those that are new.
-    broker_for(broker.app).roster.had_whole_window = False
+    connections_for(broker.app).roster.had_whole_window = False
     return [worker.ready().name for worker in workers]
 
 

@@ -32,7 +32,7 @@ MAX_KEPT = 1
 AVOIDED = 60.0
 
 #: Reply queues of lost connections that are still to be removed.
-MAX_LEFT = 10
+MAX_ABANDONED = 10
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Connections:
         # Deques need no lock, because append() and pop() are atomic. A fork could leave a lock
         # locked in the child.
         self._idle: deque[ControlConnection] = deque()
-        self._left: deque[str] = deque(maxlen=MAX_LEFT)  # keys of reply queues
+        self._abandoned_keys: deque[str] = deque(maxlen=MAX_ABANDONED)  # of reply queues
         self._hanging: dict[str, float] = {}  # address to the monotonic time until it is avoided
         self._timer: threading.Timer | None = None
 
@@ -75,11 +75,11 @@ class Connections:
 
     def _connect(self, app: Celery, deadline: float, ends: float) -> ControlConnection:
         # Threads of other questions change both meanwhile.
-        now, left = time.monotonic(), ""
+        now, key = time.monotonic(), ""
         hanging = {url for url, until in self._hanging.copy().items() if now < until}
         with suppress(IndexError):
-            left = self._left.pop()
-        connection = ControlConnection(app, deadline, ends=ends, reply_key=left, hanging=hanging)
+            key = self._abandoned_keys.pop()
+        connection = ControlConnection(app, deadline, ends=ends, reply_key=key, hanging=hanging)
         self._hanging.update(dict.fromkeys(connection.hanging - hanging, now + AVOIDED))
         return connection
 
@@ -99,7 +99,7 @@ class Connections:
 
     def _drop(self, connection: ControlConnection) -> None:
         if connection.driver == "redis" and connection.reply_queue.exists:
-            self._left.append(connection.reply_queue.key)
+            self._abandoned_keys.append(connection.reply_queue.key)
         connection.close()
 
     def _kept(self, deadline: float) -> ControlConnection | None:
@@ -127,13 +127,13 @@ class Connections:
     def _close_idle(self) -> None:
         with suppress(IndexError):
             connection = self._idle.pop()
-            left = connection.used_at + MAX_IDLE - time.monotonic()
-            if left <= 0:
+            remaining = connection.used_at + MAX_IDLE - time.monotonic()
+            if remaining <= 0:
                 self._close(connection)
             else:
                 self._idle.append(connection)
                 self._timer = None
-                self._close_later(left)
+                self._close_later(remaining)
 
     def _close(self, connection: ControlConnection) -> None:
         """Close an idle connection, after a look at what came late."""
@@ -150,6 +150,6 @@ class Connections:
 
 
 @cache
-def broker_for(app: Celery) -> Connections:
+def connections_for(app: Celery) -> Connections:
     """Return the connections of the process to an app's broker. None is open yet."""
     return Connections()

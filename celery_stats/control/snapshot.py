@@ -21,7 +21,7 @@ from celery import Celery
 
 from celery_stats.shapes import FIELDS
 
-from .broker import broker_for
+from .broker import connections_for
 from .collector import Collector, State
 from .configuration import find_app
 from .connection import ControlConnection
@@ -87,17 +87,17 @@ def take_snapshot(question: Question, options: Options, remaining: float) -> Sna
         CeleryAppNotFound: ``options.app`` does not lead to a Celery app.
     """
     app = find_app(options.app)
-    broker = broker_for(app)
+    connections = connections_for(app)
     started = time.monotonic()
     work = partial(
         _take,
         app=app,
-        roster=broker.roster,
+        roster=connections.roster,
         question=question,
         timeout=options.timeout,
         started=started,
     )
-    return broker.run(app, options.deadline, started + remaining, work)
+    return connections.run(app, options.deadline, started + remaining, work)
 
 
 def _take(

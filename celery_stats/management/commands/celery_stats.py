@@ -17,7 +17,7 @@ from django.core.management import BaseCommand, CommandError, CommandParser
 from django.core.management.color import no_style
 
 from celery_stats.conf import conf
-from celery_stats.control.broker import broker_for
+from celery_stats.control.broker import connections_for
 from celery_stats.control.configuration import find_app
 from celery_stats.control.exceptions import CeleryStatsError
 from celery_stats.management.forget import NotForgotten, forget
@@ -137,7 +137,7 @@ class Command(BaseCommand):
         Raises:
             CommandError: there is no worker, or one did not answer everything.
         """
-        broker_for(find_app(self.options.app)).close()
+        connections_for(find_app(self.options.app)).close()
         for name in forgettable(report):
             command = shlex.join(["python", "manage.py", "celery_stats", "--forget", name])
             self.stderr.write(
