@@ -521,7 +521,9 @@ class World:
         states = [node.state(answer.since, answer.until) for node in self._nodes]
         # One of two workers with a name, or a beat, may be silent under a name that is known.
         is_known = BEAT in {name for name, _ in self._rows()} or len({*names}) < len(names)
-        if answer.changing or "either" in states or is_known:
+        # One that another asker makes reset its mailbox may be counted or not.
+        is_resetting = self._asks_together and any(map(self._unencodable, names))
+        if answer.changing or "either" in states or is_known or is_resetting:
             return
         silent = states.count("silent") + len(self._listeners)
         unheard = len(answer.missing - set(answer.fields))
