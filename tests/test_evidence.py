@@ -189,8 +189,8 @@ class TestDeadline:
         broker = make_broker(kind)
         with Mailbox(broker, "one@t", lambda *_: None):
             began = time.monotonic()
-            take_snapshot(Question(), Options(broker.app, 8.0, 10.0), 0.5)
-            assert time.monotonic() - began < 3
+            take_snapshot(Question(), Options(broker.app, 18.0, 20.0), 2.0)
+            assert time.monotonic() - began < 10
 
 
 @on_both

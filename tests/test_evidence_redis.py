@@ -430,3 +430,19 @@ class TestWhoIsNamed:
                 snapshot = take(broker.app)
         assert workers_by_field(snapshot)["stats"] == ["one@t", "slow@t"]
         assert snapshot.missing == {"one@t": ("active",)}
+
+    def test_node_sends_several_replies_that_cannot_be_read__a_slow_worker_is_waited_for(
+        self, make_broker: MakeBroker
+    ) -> None:
+        broker = make_broker()
+
+        def hostile(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            json = {"content_type": "application/json", "content_encoding": "utf-8"}
+            for _ in range(2 * (command["method"] != "ping")):
+                mailbox.reply(command, b"{", **json)
+            mailbox.answer_jointly(command)
+
+        with Mailbox(broker, "one@t", hostile), Mailbox(broker, "slow@t", slow):
+            snapshot = take(broker.app)
+        assert workers_by_field(snapshot) == everywhere("one@t", "slow@t")
+        assert snapshot.missing == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from celery_stats.control.replies import NO_NAME
+
 from .base import Presence, silence_before_ping
 
 #: Seconds without another pong after which the pongs of names that are not listed count.
@@ -122,10 +124,14 @@ class RedisPresence(Presence):
         """How many nodes have not answered anything.
 
         They are counted again at the ping. A node may have answered and left before that, or lose
-        one of the two while it resets its mailbox, so the smaller number counts.
+        one of the two while it resets its mailbox, so the smaller number counts. Replies that
+        cannot be read do not count then, because a hostile worker can send any number of them.
         """
-        silent = (self._looks[0].subscribers or 0) - self.replies.asked.nodes
-        return min(silent, self._silent_to_ping) if self.replies.pinged.tickets else silent
+        asked = self.replies.asked
+        silent = (self._looks[0].subscribers or 0) - asked.nodes
+        if not self.replies.pinged.tickets:
+            return silent
+        return min(silent + asked.by_name[NO_NAME], self._silent_to_ping)
 
     @property
     def _silent_to_ping(self) -> int:
