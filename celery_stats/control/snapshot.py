@@ -118,8 +118,7 @@ def _take(
             elapsed = connection.now() - started
             if collector.state is not State.SETTLED:
                 connection.check()
-            if question.queues:
-                queues = _queues(app, connection, replies)
+            queues = _queues(app, connection, replies) if question.queues else None
             if question.look_up:
                 traces = _traces(app, connection, replies, question, queues or ())
     except BrokerUnavailable as exc:

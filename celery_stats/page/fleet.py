@@ -70,7 +70,6 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
     names = answering(answers)
     found = look_into(report)
     state = next(iter(found))
-    queues = queue_rows(report, found.get("backlog", ()))
     tasks = task_lists(report)
     taken_at = localtime(report.taken_at)
     return {
@@ -82,11 +81,7 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
         "visitor": shorten(visitor).shown,
         "answering": count(len(names)),
         "missing_count": count(len(missing)),
-        # The name, the key for the script, the fields not answered, and whether some were.
-        "missing": [
-            (shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names)
-            for name, fields in sorted(missing.items())
-        ],
+        "missing": missing_rows(missing, names),
         "is_anybody_silent": "missing" in found,
         # Whether a name may have to be removed from the list of the broker.
         "is_anybody_forgettable": bool(forgettable(report)),
@@ -99,10 +94,20 @@ def page(report: Report, *, json_link: str = "", visitor: str = "") -> dict[str,
         "totals": totals_of(answers, tasks),
         "workers": worker_rows(names, report, found),
         "tasks": tasks,
-        "queues": queues,
+        "queues": queue_rows(report, found.get("backlog", ())),
         "look_ups": look_ups(report),
         "pasted": " ".join(question.look_up or question.task_ids),
     }
+
+
+def missing_rows(
+    missing: Mapping[str, Sequence[str]], names: Collection[str]
+) -> list[tuple[Text, str, str, bool]]:
+    """Return name, key for the script, the fields not answered, and whether some were."""
+    return [
+        (shorten(name), name[:TITLE_LENGTH], ", ".join(fields), name in names)
+        for name, fields in sorted(missing.items())
+    ]
 
 
 def totals_of(
