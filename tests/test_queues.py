@@ -177,6 +177,7 @@ def test_queue_lengths__consumed_queues__counted_after_the_configured_ones(
     consumed = [name_of(broker, name) for name in ("one", "tasks", "two")]
     expected = {"tasks": 0, "one": 2, "two": 0}
     wait_until(lambda: lengths(broker, consumed=consumed) == expected)
+    assert list(lengths(broker, consumed=consumed)) == list(expected)
 
 
 def test_consumers_by_queue__who_consumes_what__without_broadcasts_and_odd_replies() -> None:

@@ -148,6 +148,9 @@ def test_plain_active_was_lost__safe_form_first_for_a_minute(
             assert workers_by_field(take(broker.app)) == everywhere("one@t")
             assert forms == expected
             forms.clear()
+        assert list(take(broker.app, fields=("active",)).answers["active"] or ()) == ["one@t"]
+        assert forms == [True]
+        forms.clear()
         set_clock_ahead(monkeypatch, 61.0)
         assert workers_by_field(take(broker.app)) == everywhere("one@t")
         assert forms[0] is None

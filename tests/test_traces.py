@@ -303,6 +303,18 @@ def test_results__database_does_not_answer__late_and_few_threads(
     assert sum(thread.is_alive() for thread in results._threads) == 4
 
 
+def test_results__database_does_not_answer__the_queues_are_looked_through_meanwhile(
+    make_broker: MakeBroker, hanging: dict[str, Any]
+) -> None:
+    broker = make_broker("redis", **hanging)
+    [task_id] = send(broker)
+    with broker.app.connection_for_write() as connection:
+        ends = time.monotonic() + 1
+        traces = find_traces(broker.app, connection, broker.queues, [task_id], ends=ends)
+    assert traces.backend is Backend.LATE
+    assert traces.places == {task_id: Place(broker.queues[0], 0)}
+
+
 def test_results__answered_after_the_end__not_in_the_answer(
     make_broker: MakeBroker, hanging: dict[str, Any]
 ) -> None:
