@@ -53,7 +53,7 @@ def test_worker_that_cannot_encode_its_arguments__whole_but_for_them_each_time(
     with worker_that_cannot_encode(broker) as proxy:
         proxy.delay = delay
         for _ in range(3):
-            snapshot = take(broker.app, 1.0)
+            snapshot = take(broker.app, 2.0)
             assert snapshot.missing == {"one@t": ("scheduled", "reserved")}
             [task] = (snapshot.answers["active"] or {})["one@t"]
             assert task["args"] == "({1, 2},)"
