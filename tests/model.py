@@ -335,7 +335,6 @@ class Connection:
         failed: whether the broker was restarted since.
     """
 
-    exchange_timeout = 1.0
     connection = None
     ends = 0.0
 

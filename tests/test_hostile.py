@@ -350,7 +350,7 @@ class TestReplies:
     def test_payload_of_many_megabytes__dropped_while_it_comes(self, redis_broker: Broker) -> None:
         with redis_broker.client().connection_for_write() as connection:
             client = connection.default_channel.client
-            limits.bound_replies(client.connection_pool)
+            limits.bound_reads(client.connection_pool)
             fits = limits.MAX_PAYLOAD - len("large")
             for size in (fits, fits + 1):
                 client.lpush("large", b"x" * size)
@@ -373,7 +373,7 @@ class TestReplies:
         monkeypatch.setattr(limits, "MAX_PAYLOAD", 4096)
         with redis_broker.client().connection_for_write() as connection:
             client = connection.default_channel.client
-            limits.bound_replies(client.connection_pool)
+            limits.bound_reads(client.connection_pool)
             client.lpush("large", b"x" * (3 * 2**16 + more))
             assert client.brpop("large")[1] == limits.TOO_LARGE
             client.lpush("large", b"whole")

@@ -56,7 +56,7 @@ class Configured:
         driver: kombu's name for what the transport speaks, such as ``"redis"``.
         is_virtual: whether kombu itself keeps exchanges and queues on it, as on all but AMQP.
         urls: those of all addresses, with passwords, so that they can be masked in errors.
-        exchange_timeout: seconds that one exchange with the broker may take.
+        exchange_timeout: seconds that one exchange may take while the connection is opened.
     """
 
     connection: Connection

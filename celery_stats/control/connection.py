@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from socket import socket
 from typing import Any
 
 from celery import Celery
@@ -21,7 +22,7 @@ from kombu.utils.uuid import uuid
 
 from .configuration import configure
 from .exceptions import BrokerUnavailable
-from .limits import UNREADABLE, bound_replies, without_decompression
+from .limits import UNREADABLE, bound_reads, without_decompression
 from .mailboxes import Mailboxes
 from .reply_queue import ReplyQueue
 
@@ -41,6 +42,10 @@ MAX_LATE = 0.1
 #: arrived are read, and the reply queue is removed.
 CLOSING = 0.5
 
+#: The part of the time left that one exchange may take. On AMQP up to three follow each other
+#: before the time is looked at again.
+EXCHANGE_SHARE = 1 / 3
+
 OnMessage = Callable[[Any], None]
 
 
@@ -54,7 +59,6 @@ class ControlConnection(Mailboxes):
         ends: the monotonic time of the deadline. No exchange begins later than :data:`CLOSING`
             after it.
         used_at: monotonic seconds of the end of its last question.
-        exchange_timeout: seconds that one exchange with the broker may take.
         hanging: addresses that cost a time-out when this connection was opened.
         is_reply_expected: whether the question ended before everybody had answered.
         tickets: the tickets of the latest commands, pings excluded, the newest last.
@@ -74,8 +78,8 @@ class ControlConnection(Mailboxes):
 
         Args:
             app: the Celery app whose broker configuration is honoured.
-            deadline: seconds that a snapshot may take in all. Each attempt to connect
-                and each exchange with the broker gets a share of it.
+            deadline: seconds that a snapshot may take in all. Each attempt to connect gets a
+                share of it, and each exchange with the broker a share of what is left.
             ends: the monotonic time of the deadline; None: after ``deadline`` from now.
             reply_key: that of a connection that was lost, so that its reply queue is removed.
             hanging: addresses that have just cost a time-out, and are tried last.
@@ -94,6 +98,7 @@ class ControlConnection(Mailboxes):
         self._read_pending = self._not_reusable = self._skipped = self._failed = False
         self._has_unread = False
         self._on_message: OnMessage = self._ignore
+        self._amqp_socket: socket | None = None
         self._configure(app)
         try:
             self._open(app, reply_key, hanging)
@@ -105,7 +110,7 @@ class ControlConnection(Mailboxes):
         found = configure(app, self.deadline)
         self.connection = connection = found.connection
         self.driver, self.is_virtual, self.urls = found.driver, found.is_virtual, found.urls
-        self.exchange_timeout = found.exchange_timeout
+        self._hangs_after = found.exchange_timeout / 2
         theirs = *connection.connection_errors, *connection.channel_errors
         self._errors = (KombuError, OSError, *theirs, *UNREADABLE)
 
@@ -119,7 +124,7 @@ class ControlConnection(Mailboxes):
 
         def note_hanging(exc: Exception, interval: float) -> None:
             nonlocal began
-            if self.now() - began >= self.exchange_timeout / 2:
+            if self.now() - began >= self._hangs_after:
                 self.hanging.add(self.connection.as_uri())
             began = self.now()
 
@@ -134,8 +139,8 @@ class ControlConnection(Mailboxes):
             )
             self.channel = self.connection.default_channel
             if self.driver == "amqp":
-                # Not py-amqp's read_timeout option, which loops on EAGAIN.
-                self.connection.connection.sock.settimeout(self.exchange_timeout)
+                self._amqp_socket = self.connection.connection.sock
+        with self.guarded():
             self._prepare(app, reply_key)
 
     def _prepare(self, app: Celery, reply_key: str) -> None:
@@ -148,7 +153,7 @@ class ControlConnection(Mailboxes):
         if is_redis:
             # kombu uses one of them to wait for messages.
             for pool in (self.channel.pool, self.channel.async_pool):
-                bound_replies(pool)
+                bound_reads(pool, self.exchange_timeout)
             self.reply_queue.let_others_expire()
 
     def _unavailable(self, reason: str) -> BrokerUnavailable:
@@ -157,12 +162,19 @@ class ControlConnection(Mailboxes):
         error.urls = self.urls
         return error
 
+    def exchange_timeout(self) -> float:
+        """Return the seconds that an exchange with the broker may take if it begins now."""
+        return max((self.ends + CLOSING - self.now()) * EXCHANGE_SHARE, 0.001)
+
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Raise :class:`BrokerUnavailable` where the transport fails, and when it is too late."""
         if self.now() > self.ends + CLOSING:
             raise self._unavailable("the broker was too slow for the deadline")
         try:
+            if self._amqp_socket is not None:
+                # Not py-amqp's read_timeout option, which loops on EAGAIN.
+                self._amqp_socket.settimeout(self.exchange_timeout())
             yield
         except self._errors as exc:
             cause = exc.__cause__ or exc

@@ -1,4 +1,4 @@
-"""Limits on the size and number of replies. A hostile worker may send anything.
+"""Limits on the size, number and time of replies. A hostile worker may send anything.
 
 kombu reads a message as a whole, so its size is bounded only when it has been read. On Redis, what
 is too large is dropped while it comes, but with hiredis, when it has been read.
@@ -7,6 +7,7 @@ is too large is dropped while it comes, but with hiredis, when it has been read.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -80,27 +81,41 @@ def count_values(data: str | bytes) -> int:
     return values
 
 
-def bound_replies(pool: Any) -> None:
-    """Make a pool's connections to Redis read :data:`TOO_LARGE` for texts that are too large.
+def bound_reads(pool: Any, timeout: Callable[[], float] | None = None) -> None:
+    """Bound what a pool's connections to Redis read, and how long they wait for it.
 
-    kombu takes that for a message that cannot be read. All texts of one answer of Redis together
-    may have :data:`MAX_PAYLOAD` bytes, so that an answer that is a list is bounded as well. With
-    hiredis, each of them may.
+    They read :data:`TOO_LARGE` for texts that are too large, which kombu takes for a message that
+    cannot be read. All texts of one answer of Redis together may have :data:`MAX_PAYLOAD` bytes,
+    so that an answer that is a list is bounded as well. With hiredis, each of them may.
+
+    Args:
+        pool: its connections.
+        timeout: gives the seconds that an answer may take from now; None: as configured.
     """
-    connect = pool.get_connection
 
-    def get_connection(*args: Any, **options: Any) -> Any:
-        connection = connect(*args, **options)
+    def bounded(give: Any, *args: Any, **options: Any) -> Any:
+        connection = give(*args, **options)
         if "read_response" not in vars(connection):
             read = connection.read_response
-            connection.read_response = partial(_read_reply, connection, read)
+            connection.read_response = partial(_read_reply, connection, read, timeout)
         return connection
 
-    pool.get_connection = get_connection
+    # New connections read answers while they connect, before the pool gives them away.
+    for name in ("make_connection", "get_connection"):
+        setattr(pool, name, partial(bounded, getattr(pool, name)))
 
 
-def _read_reply(connection: Any, read: Any, *args: Any, **options: Any) -> Any:
-    """Read one answer. redis-py documents neither of the two attributes of its parser."""
+def _read_reply(
+    connection: Any,
+    read: Any,
+    timeout: Callable[[], float] | None,
+    *args: Any,
+    **options: Any,
+) -> Any:
+    """Read one answer. redis-py documents neither its socket nor its parser and their buffer."""
+    sock: Any = getattr(connection, "_sock", None)
+    if sock is not None and timeout is not None:
+        sock.settimeout(timeout())
     buffer: Any = getattr(getattr(connection, "_parser", None), "_buffer", None)
     if not hasattr(buffer, "read"):  # Another parser, such as that of hiredis, is read first.
         return _without_large(read(*args, **options))

@@ -20,7 +20,7 @@ from celery.app import backends
 from celery.backends.base import DisabledBackend
 from celery.states import PENDING
 
-from .limits import bound_replies
+from .limits import bound_reads
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class ResultRequest:
             cls, url = backends.by_url(self.app.conf.result_backend, self.app.loader)
             backend = cls(app=self.app, url=url)
             if (pool := _pool(backend)) is not None:
-                bound_replies(pool)
+                bound_reads(pool)
             self.backend = self._ask(backend)
         # The boundary of this thread. Backends are pluggable and may raise anything. The text of
         # the exception is not logged, because it may hold a URL with a password.
