@@ -76,7 +76,8 @@ class Proxy:
 
     def inject(self, data: bytes) -> None:
         """Send to all who are connected what the broker never said."""
-        for near, _ in self._pairs:
+        # A copy, because who reads it may connect again while others still get it.
+        for near, _ in self._pairs.copy():
             with suppress(OSError):  # those who have left
                 near.sendall(data)
 
