@@ -130,6 +130,37 @@ def test_worker_that_lost_a_reply_has_left__missing_for_a_minute_and_then_forgot
     assert snapshot.missing == {}
 
 
+def test_worker_repeats_an_old_answer__the_others_are_given_up_after_the_timeout(
+    make_broker: MakeBroker,
+) -> None:
+    """Only what is new ends a silence."""
+    broker = make_broker("amqp")
+    asked: list[dict[str, Any]] = []
+    speaks = threading.Event()
+
+    def remember(mailbox: Mailbox, command: dict[str, Any]) -> None:
+        if command["method"] != "ping":
+            asked.append(command)
+        mailbox.answer_jointly(command)
+
+    def repeat() -> None:
+        if not speaks.is_set() and asked and not pause.wait(0.3):
+            mailbox.answer_jointly(asked[-1])
+
+    pause = threading.Event()
+    mute = answer_if(lambda *_: speaks.is_set())
+    with Mailbox(broker, "one@t", remember) as mailbox, Mailbox(broker, "mute@t", mute):
+        speaks.set()
+        take(broker.app, 1.0)
+        asked.clear()
+        mailbox.on_idle = repeat
+        speaks.clear()
+        snapshot = take(broker.app, 0.5, deadline=8.0)
+        speaks.set()
+    assert snapshot.missing == {"mute@t": FIELDS}
+    assert snapshot.elapsed < 4
+
+
 def test_many_workers_have_left__their_mailboxes_are_not_looked_for_one_by_one(
     make_broker: MakeBroker,
 ) -> None:

@@ -410,6 +410,48 @@ class TestWhoIsNamed:
                 flush(broker)
                 assert workers_by_field(take(broker.app)) == everywhere("new@t", "one@t")
 
+    def test_unknown_worker_answers_a_ping_and_nothing_more__missing(
+        self, make_broker: MakeBroker
+    ) -> None:
+        """It may be busy. A node that is no worker goes on to answer pings."""
+        broker = make_broker()
+        pinged = threading.Event()
+
+        def once(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if command["method"] == "ping" and not pinged.is_set():
+                pinged.set()
+                mailbox.answer(command)
+
+        with (
+            Mailbox(broker, "one@t", Mailbox.answer_jointly),
+            Mailbox(broker, "new@t", once),
+        ):
+            snapshot = take(broker.app, 1.0)
+            assert pinged.is_set()
+            assert workers_by_field(snapshot) == everywhere("one@t")
+            assert snapshot.missing == {"new@t": FIELDS}
+
+    def test_worker_that_has_answered_loses_the_ping__not_waited_for(
+        self, make_broker: MakeBroker
+    ) -> None:
+        """The ping finds out that another one, which is still listed, is not there."""
+        broker = make_broker()
+        pinged = threading.Event()
+
+        def without_pongs(mailbox: Mailbox, command: dict[str, Any]) -> None:
+            if command["method"] == "ping":
+                pinged.set()
+            else:
+                mailbox.answer_jointly(command)
+
+        with Mailbox(broker, "one@t", without_pongs):
+            with killed_later(broker, "dead@t", Mailbox.answer_jointly):
+                pass
+            snapshot = take(broker.app)
+        assert pinged.is_set()
+        assert workers_by_field(snapshot) == everywhere("one@t")
+        assert snapshot.elapsed < TIMEOUT
+
     def test_reply_cannot_be_read_and_another_worker_is_slow__waited_for(
         self, make_broker: MakeBroker
     ) -> None:

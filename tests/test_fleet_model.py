@@ -565,6 +565,20 @@ def test_amqp__nobody_was_there_and_one_is_heard_late__the_next_waits_for_all() 
     assert Answer(asker, Question()).present == {"late", "later"}
 
 
+def test_file_system__has_read_its_mailbox_and_is_slow__waited_for() -> None:
+    broker, slow = Broker("filesystem"), Node("slow")
+    broker.start(Node("a"))
+    broker.start(slow)
+    broker.freeze(slow, TIMEOUT * 1.5)
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).present == {"a"}
+    broker.wait(TIMEOUT)
+    assert not slow.inbox
+    assert asker.roster.absent() == {"slow"}
+    slow.delay = TIMEOUT / 2
+    assert Answer(asker, Question()).present == {"a", "slow"}
+
+
 def test_queues_are_asked_for__in_what_is_left_of_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
