@@ -3,7 +3,7 @@
 A node answers in order. A node that has answered a ping, and not a command before it, has lost its
 reply or is no worker. A worker that cannot encode a reply drops it, and resets its mailbox, which
 loses the commands that wait there, those of other callers too. So each command is asked for alone,
-and a second time where it was lost: another caller may have been the reason.
+and again where it was lost, because another caller may have been the reason.
 
 On RabbitMQ, a worker still answers what it has received while it closes its mailbox, and what is
 sent after such an answer is lost. So after a lost reply, only the answer to another ping shows
@@ -24,11 +24,16 @@ from .replies import Replies
 
 #: Seconds between a command that is sent again and the ping after it, and between pings to
 #: different workers. A worker that cannot encode its reply resets its mailbox, and a ping sent
-#: together with the command would be lost.
+#: together with the command would be lost. After a command that is sent for the second time they
+#: are twice as many, and so on, because another caller may ask the same in the same rhythm.
 PING_DELAY = 0.05
 
 #: How often a command is sent again to a worker that answers only the ping after it.
 ROUNDS = 2
+
+#: The same for a command whose reply every worker can encode. It is lost only where another caller
+#: makes the worker reset its mailbox, which can happen several times in a row.
+SAFE_ROUNDS = 4
 
 #: The most workers that are asked again, because they have to be listed in a message to all.
 MAX_NAMED = 100
@@ -44,13 +49,16 @@ class Step(NamedTuple):
 
 #: Asks a node that has answered nothing but pings for a reply that every worker can encode. A node
 #: that answers only the ping after it is no worker.
-IS_WORKER = Step(PROBE)
+IS_WORKER = Step(PROBE, rounds=SAFE_ROUNDS)
 
 #: The order of asking again: commands whose reply a worker can always encode come first. ``safe``
 #: turns the arguments of all active tasks into text, so it is asked only if the plain one is lost.
 STEPS = (
-    *(Step("stats"), Step("active_queues"), Step("revoked")),
-    *(Step("active", rounds=1), Step("active", safe=True)),
+    Step("stats", rounds=SAFE_ROUNDS),
+    Step("active_queues", rounds=SAFE_ROUNDS),
+    Step("revoked", rounds=SAFE_ROUNDS),
+    Step("active", rounds=1),
+    Step("active", safe=True, rounds=SAFE_ROUNDS),
     *(Step("query_task"), Step("scheduled"), Step("reserved")),
 )
 
@@ -154,7 +162,7 @@ class Retries:
         if step == IS_WORKER:
             if not is_lost:
                 self._replies.add_worker(node)
-            elif self._tried[node, IS_WORKER] == ROUNDS:
+            elif self._tried[node, IS_WORKER] == SAFE_ROUNDS:
                 self._replies.no_workers.add(node)
             return
         # The safe form is sent only if the plain one was lost.
@@ -205,7 +213,7 @@ class Retries:
         """Yield each step with the workers to ask, in the order of asking."""
         heard = self._to_ask_again & self._replies.heard
         asked = heard if impatient else heard & self._caught_up
-        for times in range(1, ROUNDS + 1):
+        for times in range(1, SAFE_ROUNDS + 1):
             yield IS_WORKER, self._tried_less(times, IS_WORKER, suspects & self._caught_up)
             for step in STEPS:
                 owing = self._replies.owing(step.command, asked)
@@ -219,4 +227,5 @@ class Retries:
         ticket = self._send_step(step, workers)
         self._tried.update((worker, step) for worker in workers)
         self.note_asked(workers)
-        self._attempt = _Attempt(step, set(workers), ticket, self._now() + PING_DELAY)
+        delay = PING_DELAY * max(self._tried[worker, step] for worker in workers)
+        self._attempt = _Attempt(step, set(workers), ticket, self._now() + delay)
