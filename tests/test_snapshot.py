@@ -216,7 +216,7 @@ def test_arguments_that_cannot_travel__as_reprs_and_nothing_else_lost(
     assert "{1, 2}" in task["args"]
 
 
-@pytest.mark.parametrize(("lost", "owed"), [(1, ()), (4, ("active",))])
+@pytest.mark.parametrize(("lost", "owed"), [(1, ()), (6, ("active",))])
 def test_worker_that_loses_an_answer__asked_again_for_it_alone(
     make_broker: MakeBroker, lost: int, owed: tuple[str, ...]
 ) -> None:
@@ -230,7 +230,7 @@ def test_worker_that_loses_an_answer__asked_again_for_it_alone(
         "active": ["one@t"] if owed else ["forgetful@t", "one@t"],
     }
     assert sorted({*mailbox.heard}) == sorted(FIELDS)
-    assert mailbox.heard.count("active") == (4 if owed else 2)
+    assert mailbox.heard.count("active") == (6 if owed else 2)
 
 
 def test_two_workers_of_one_name__one_of_them_and_one_warning(
