@@ -294,14 +294,3 @@ def test_question_during_another_one__one_connection_is_kept(make_broker: MakeBr
         assert workers_by_field(first.result()) == everywhere("one@t")
         assert len(connections_for(app)._idle) == 1
         assert len(proxy.said) == 2
-
-
-def test_question_with_another_deadline__a_connection_with_its_time_outs(
-    make_broker: MakeBroker,
-) -> None:
-    broker = make_broker("amqp")
-    with Mailbox(broker, "one@t", Mailbox.answer):
-        for deadline in (20.0, 5.0):
-            take(broker.app, WINDOW, deadline=deadline)
-            (kept,) = connections_for(broker.app)._idle
-            assert kept.deadline == deadline

@@ -64,7 +64,7 @@ class Connections:
         Raises:
             BrokerUnavailable: the broker failed on a new connection.
         """
-        kept = self._kept(deadline)
+        kept = self._kept()
         if kept is not None:
             kept.ends = ends
             try:
@@ -102,7 +102,7 @@ class Connections:
             self._abandoned_keys.append(connection.reply_queue.key)
         connection.close()
 
-    def _kept(self, deadline: float) -> ControlConnection | None:
+    def _kept(self) -> ControlConnection | None:
         with suppress(IndexError):  # Another thread may take the last one.
             while True:
                 connection = self._idle.pop()
@@ -110,7 +110,7 @@ class Connections:
                     # It was opened before a fork, and the parent process still uses its socket.
                     continue
                 idle = time.monotonic() - connection.used_at
-                if idle < MAX_IDLE and connection.deadline == deadline:
+                if idle < MAX_IDLE:
                     return connection
                 self._close(connection)
         return None
