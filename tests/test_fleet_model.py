@@ -52,7 +52,7 @@ WORKERS: dict[str, dict[str, Any]] = {
     "app": {},
     "holds much": {"too_large": frozenset({"active"})},
     "plain": {"kind": "plain"},
-    "loses active": {"kind": "plain", "unencodable": LOST[:1], "reset_takes": 0.3},
+    "loses active": {"kind": "plain", "unencodable": LOST[:1]},
     "loses three": {"kind": "plain", "unencodable": LOST},
 }
 
@@ -62,7 +62,7 @@ class Asker:
     """A process that asks, and what it can know.
 
     Attributes:
-        heard: worker to the time of its last answer.
+        heard: worker to the time of the last question that it has answered.
         present: the workers in the last answer.
         beats: nodes that answered pings and turned out to be no workers.
         has_asked_all: whether a question to all has ended.
@@ -283,11 +283,15 @@ class Answer:
             whole = waited and not self.missing and not self.stood_still
             asker.knows_fleet = bool(self.present) and (whole or asker.knows_fleet)
             asker.has_asked_all = True
+        elif self.broker.kind == "amqp":
+            # Who had no mailbox when it was asked by name is not known any more.
+            for worker in self.missing - {n.name for n in self.reached if n.connected}:
+                asker.heard.pop(worker, None)
         nodes = {message.node for message in self.read}
         for node in nodes:
             if node.unencodable or self.lost_a_reply_of(node) or not self.is_steady(node):
                 asker.lost_reply_at[node.name] = self.broker.now
-        asker.heard |= dict.fromkeys(self.heard, self.broker.now)
+        asker.heard |= dict.fromkeys(self.heard, self.asked_at)
         asker.present = self.present
         for worker in self.heard:
             asker.owed.pop(worker, None)
@@ -329,10 +333,12 @@ class Fleet(RuleBasedStateMachine):
         name=st.sampled_from(NAMES),
         kind=st.sampled_from(tuple(WORKERS)),
         delay=st.sampled_from((0.001, 0.002, FAST, 0.2, 0.8, 1.5)),
+        reset_takes=st.sampled_from((0.02, 0.1, 0.3)),
         later=later,
     )
-    def start(self, name: str, kind: str, delay: float, later: float) -> None:
-        self.broker.after(later, self.broker.start, Node(name, delay=delay, **WORKERS[kind]))
+    def start(self, name: str, kind: str, delay: float, reset_takes: float, later: float) -> None:
+        node = Node(name, delay=delay, reset_takes=reset_takes, **WORKERS[kind])
+        self.broker.after(later, self.broker.start, node)
 
     @rule(kind=st.sampled_from(("beat", "foreign")), later=later)
     def start_other(self, kind: str, later: float) -> None:
@@ -380,9 +386,11 @@ class Fleet(RuleBasedStateMachine):
         for asker in self.askers:
             asker.owed.clear()  # A late reply is lost with its queue.
 
-    @rule(later=later)
-    def ask_as_another(self, later: float) -> None:
-        self.broker.after(later, self.broker.ask_as_another, FIELDS[::-1])
+    @rule(later=later, times=st.sampled_from((1, 1, 4, 12)))
+    def ask_as_another(self, later: float, times: int) -> None:
+        """It asks again what is lost, as this package does."""
+        for number in range(times):
+            self.broker.after(later + number * 0.1, self.broker.ask_as_another, FIELDS[::-1])
 
     @rule(seconds=st.sampled_from((0.2, 1.5)))
     def stand_still(self, seconds: float) -> None:
@@ -476,6 +484,18 @@ def test_worker_that_stops_before_it_has_answered_everything__not_missing_afterw
     assert missing == [set(), {"a"}, set()]
 
 
+def test_redis__known_worker_answers_only_a_ping__missing() -> None:
+    """Its reply is lost, and then the list and all later replies are."""
+    broker, worker = Broker("redis"), Node("a", delay=0.2)
+    broker.start(worker)
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).present == {"a"}
+    broker.wait(5)
+    worker.loses = 1
+    broker.after(0.45, broker.flush)
+    assert Answer(asker, Question()).missing == {"a"}
+
+
 class SlowToPublish(Connection):
     """Takes as long to publish a command as a worker takes to answer two."""
 
@@ -507,6 +527,29 @@ def test_redis__worker_was_heard_beside_a_silent_one__waited_for_when_it_is_slow
     broker.flush()
     broker.freeze(worker, TIMEOUT / 2)
     assert Answer(asker, Question()).present == {"a"}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [("b", 0.06, 0.02), ("b", 0.02, 0.005), ("d", 0.02, 0.02)],
+        [("b", 0.02, 0.005), ("c", 0.2, 0.001), ("c", 0.06, 0.005)],
+    ],
+)
+def test_redis__workers_reset_their_mailboxes_in_turn__a_frozen_one_is_missing(
+    others: list[tuple[str, float, float]],
+) -> None:
+    """As many are counted as have answered a ping, and they are not the same ones."""
+    broker, frozen = Broker("redis"), Node("a")
+    broker.start(frozen)
+    for name, reset_takes, delay in others:
+        broker.start(Node(name, "plain", delay, LOST, reset_takes=reset_takes))
+    asker = Asker(Connection(broker))
+    Answer(asker, Question())
+    broker.wait(5)
+    broker.freeze(frozen, 1e9)
+    broker.flush()
+    assert "a" in Answer(asker, Question()).missing
 
 
 @pytest.mark.parametrize("kind", ["redis", "amqp", "filesystem"])

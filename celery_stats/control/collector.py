@@ -217,14 +217,13 @@ class Collector:
     def _remember(self) -> None:
         self.presence.remember(whole_window=self.state is State.SILENCE)
         replies, now = self.replies, self._connection.now()
-        lost, lost_active = self._retries.lost, self._retries.lost_active
         for worker in replies.heard:
             self._roster.note_answers(
                 worker,
                 now,
                 with_app=worker in self._with_app,
-                has_lost_active=worker in lost_active,
-                has_lost_any=worker in lost,
+                has_lost_active=worker in replies.lost_active,
+                has_lost_any=worker in replies.lost,
             )
 
     # Reading

@@ -100,10 +100,6 @@ class Retries:
 
     One step is under way at a time, for all workers that owe its command. So a worker that answers
     neither the command nor the ping holds the others up until ``patience`` is over.
-
-    Attributes:
-        lost: workers that have answered a ping, and lost the reply to the command before it.
-        lost_active: those that have lost the plain reply to ``active``.
     """
 
     def __init__(
@@ -120,8 +116,6 @@ class Retries:
                 nodes that answer only the pings after :data:`IS_WORKER` are no workers.
             patience: seconds after which a step is over although a worker is silent.
         """
-        self.lost: set[str] = set()
-        self.lost_active: set[str] = set()
         self._replies = replies
         self._patience = patience
         self._send_step = send
@@ -167,10 +161,10 @@ class Retries:
             return
         # The safe form is sent only if the plain one was lost.
         if step.command == "active" and step.safe != is_lost:
-            self.lost_active.add(node)
+            self._replies.lost_active.add(node)
             is_lost = True
         if is_lost:
-            self.lost.add(node)
+            self._replies.lost.add(node)
 
     def proceed(self, suspects: set[str], *, impatient: bool) -> float:
         """Send the next step, or the ping after the last one.

@@ -138,7 +138,11 @@ class Presence(ABC):
 
     def expected(self) -> set[str]:
         """Return the workers that should answer."""
-        return set(self.requested) or self._expected() | self.replies.heard
+        if self.requested:
+            return set(self.requested)
+        # A known worker that has answered only a ping is there, whatever the broker lists.
+        known = self.replies.only_pongs & self.roster.workers()
+        return self._expected() | self.replies.heard | known
 
     @abstractmethod
     def _expected(self) -> set[str]:

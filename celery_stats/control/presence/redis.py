@@ -63,7 +63,7 @@ class RedisPresence(Presence):
         if count is not None:
             # A node that is there before or after the question may have been reached by it.
             count = max(count, self._count_before or 0)
-        #: What was seen, the latest last: after the question, at the ping, and once more.
+        #: What was seen, the latest last: after the question, after each ping to all, and between.
         self._looks = [Look(count, listed)]
 
     def after_ping(self) -> None:
@@ -75,8 +75,10 @@ class RedisPresence(Presence):
         before = self._count
         self._looks.append(self._look())
         self.needs_second_look = False
-        # Whoever has come since was not pinged.
-        return self._count not in (before, 0)
+        # Whoever has come since was not pinged. Where replies were lost, that may be one worker
+        # for another that is away, so that the number alone does not tell.
+        is_same = self._count == before and not (self.replies.pending or self.replies.lost)
+        return self._count > 0 and not is_same
 
     def _look(self) -> Look:
         return Look(self.connection.count_nodes(), self.connection.listed_names() or frozenset())
