@@ -199,7 +199,9 @@ class Answer:
     def check_fields(self, node: Node) -> None:
         """Who answers at once answers everything, ``active`` as text where necessary."""
         names = [other.name for other in self.broker.nodes]
-        is_alone = self.broker.others_asked_at < self.asked_at or not node.unencodable
+        # Where others ask meanwhile, it answers them, too, and may reset its mailbox for it.
+        is_alone = self.broker.others_asked_at < self.asked_at
+        is_alone |= not node.unencodable and node.delay < FAST
         is_calm = node in self.was_idle and is_alone and names.count(node.name) == 1
         in_time = node.name in self.present and self.ended_at < self.asked_at + DEADLINE
         if is_calm and in_time and not self.may_be_late(node):
