@@ -554,6 +554,19 @@ def test_redis__workers_reset_their_mailboxes_in_turn__a_frozen_one_is_missing(
     assert "a" in Answer(asker, Question()).missing
 
 
+def test_redis__a_worker_loses_replies__a_dead_one_is_not_missing() -> None:
+    """The list has lost both, and everybody who is there has answered a ping."""
+    broker, dead = Broker("redis"), Node("a")
+    broker.start(dead)
+    broker.start(Node("b", "plain", unencodable=LOST))
+    asker = Asker(Connection(broker))
+    Answer(asker, Question())
+    broker.wait(5)
+    broker.kill(dead)
+    broker.flush()
+    assert Answer(asker, Question()).missing == {"b"}
+
+
 @pytest.mark.parametrize("kind", ["redis", "amqp", "filesystem"])
 def test_silence_of_a_named_worker__says_nothing_about_the_others(kind: str) -> None:
     """Neither that everybody is known, nor that they do not read their mailboxes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from celery_stats.control.replies import NO_NAME
+from celery_stats.control.replies import NO_NAME, NodeCount
 
 from .base import Presence, silence_before_ping
 
@@ -65,20 +65,24 @@ class RedisPresence(Presence):
             count = max(count, self._count_before or 0)
         #: What was seen, the latest last: after the question, after each ping to all, and between.
         self._looks = [Look(count, listed)]
+        #: The pings to all since the number changed, each with how many it reached.
+        self._pings: list[tuple[int, NodeCount]] = []
 
     def after_ping(self) -> None:
         before = self._count
         self._looks.append(self._look())
+        self._pings.append((self._count, self.replies.pinged))
         self.needs_second_look = self._count < max(before, 1) or bool(self._unlisted)
 
     def look_again(self) -> bool:
         before = self._count
         self._looks.append(self._look())
         self.needs_second_look = False
-        # Whoever has come since was not pinged. Where replies were lost, that may be one worker
-        # for another that is away, so that the number alone does not tell.
-        is_same = self._count == before and not (self.replies.pending or self.replies.lost)
-        return self._count > 0 and not is_same
+        if self._count not in (before, 0):
+            self._pings.clear()  # Whoever has come since was not pinged.
+            return True
+        # Where replies were lost, one worker may have come for another that is away.
+        return self._count > 0 and bool(self.replies.pending or self.replies.lost)
 
     def _look(self) -> Look:
         return Look(self.connection.count_nodes(), self.connection.listed_names() or frozenset())
@@ -137,7 +141,8 @@ class RedisPresence(Presence):
 
     @property
     def _silent_to_ping(self) -> int:
-        return self._count - self.replies.pinged.nodes
+        """How many did not answer that one of the pings which most of them answered."""
+        return min(min(self._count, count) - pinged.nodes for count, pinged in self._pings)
 
     @property
     def _is_somebody_silent(self) -> bool:
