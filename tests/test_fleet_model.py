@@ -554,6 +554,34 @@ def test_redis__workers_reset_their_mailboxes_in_turn__a_frozen_one_is_missing(
     assert "a" in Answer(asker, Question()).missing
 
 
+def test_redis__known_worker_comes_back_after_the_ping_and_is_silent__missing() -> None:
+    """Everybody had answered the ping, and only the number of subscribers has changed since."""
+    broker, away = Broker("redis"), Node("a")
+    broker.start(away)
+    broker.start(Node("b"))
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).present == {"a", "b"}
+
+    def come_back() -> None:
+        broker.connect(away)
+        away.frozen = True
+        broker.listed.discard("a")
+
+    away.connected = False
+    broker.listed.discard("a")
+    broker.after(0.1, come_back)
+    assert Answer(asker, Question()).missing == {"a"}
+
+
+def test_redis__all_leave_after_the_ping__not_waited_for() -> None:
+    broker, frozen = Broker("redis"), Node("a")
+    broker.start(frozen)
+    broker.freeze(frozen, 1e9)
+    broker.after(0.1, broker.kill, frozen)
+    answer = Answer(Asker(Connection(broker)), Question())
+    assert answer.ended_at - answer.asked_at < TIMEOUT / 2
+
+
 def test_redis__a_worker_loses_replies__a_dead_one_is_not_missing() -> None:
     """The list has lost both, and everybody who is there has answered a ping."""
     broker, dead = Broker("redis"), Node("a")

@@ -45,8 +45,9 @@ class Replies:
             that is given up is not among them. If it answers all the same, the answer is taken.
         only_pongs: names of the nodes that have answered a ping and no command.
         no_workers: those that answered no worker command when they were asked for it.
-        lost: those that have answered a ping, and lost the reply to a command before it.
-        lost_active: those that have lost the plain reply to ``active``.
+        lost: names of the workers that have lost a reply: they have answered a ping, and not the
+            command before it.
+        lost_active: names of the workers that have lost the plain reply to ``active``.
         gone: names of workers whose mailbox does not exist any more (AMQP).
         last_answer_at: monotonic seconds of the last answer that was new.
         unreadable: how many nodes have sent a reply that cannot be decoded, or must not be.

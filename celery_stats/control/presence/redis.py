@@ -65,7 +65,8 @@ class RedisPresence(Presence):
             count = max(count, self._count_before or 0)
         #: What was seen, the latest last: after the question, after each ping to all, and between.
         self._looks = [Look(count, listed)]
-        #: The pings to all since the number changed, each with how many it reached.
+        #: The pings to all nodes since the last change of the number of subscribers, each with
+        #: that number.
         self._pings: list[tuple[int, NodeCount]] = []
 
     def after_ping(self) -> None:
@@ -81,7 +82,8 @@ class RedisPresence(Presence):
         if self._count not in (before, 0):
             self._pings.clear()  # Whoever has come since was not pinged.
             return True
-        # Where replies were lost, one worker may have come for another that is away.
+        # A worker that has lost a reply resets its mailbox, and another one may have come back
+        # meanwhile. Then the number is the same, and not everybody who is counted was pinged.
         return self._count > 0 and bool(self.replies.pending or self.replies.lost)
 
     def _look(self) -> Look:
@@ -141,7 +143,10 @@ class RedisPresence(Presence):
 
     @property
     def _silent_to_ping(self) -> int:
-        """How many did not answer that one of the pings which most of them answered."""
+        """How many nodes did not answer the ping that the most nodes have answered.
+
+        Each ping to all shows by itself who is silent. A worker may lose only some of them.
+        """
         return min(min(self._count, count) - pinged.nodes for count, pinged in self._pings)
 
     @property
