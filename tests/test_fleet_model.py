@@ -252,7 +252,7 @@ class Answer:
             is_expected = (
                 asker.knows_fleet
                 and gone < set(asker.heard)
-                and not gone & asker.lost_reply_at.keys()
+                and asker.lost_reply_at.keys() <= there
             )
         answer_soon = living <= self.was_idle and not any(
             node.unencodable or self.may_be_late(node) for node in broker.nodes if node.alive
@@ -570,6 +570,22 @@ def test_redis__known_worker_comes_back_after_the_ping_and_is_silent__missing() 
     away.connected = False
     broker.listed.discard("a")
     broker.after(0.1, come_back)
+    assert Answer(asker, Question()).missing == {"a"}
+
+
+def test_redis__known_worker_leaves_without_an_answer__missing() -> None:
+    """It may be resetting its mailbox, and its name is not in the list."""
+    broker, slow = Broker("redis"), Node("a")
+    broker.start(slow)
+    asker = Asker(Connection(broker))
+    assert Answer(asker, Question()).present == {"a"}
+    broker.flush()
+    slow.frozen = True
+
+    def leave() -> None:
+        slow.connected = False
+
+    broker.after(TIMEOUT * 0.95, leave)
     assert Answer(asker, Question()).missing == {"a"}
 
 

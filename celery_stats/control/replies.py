@@ -40,6 +40,7 @@ class Replies:
         asked: counts the nodes that have answered what was sent with the question. Its own ticket
             is the first one, and every node answers it once.
         pinged: counts those that have answered the ping to every node, or a later one.
+        answered: counts those that have answered anything.
         heard: names of the workers that have answered anything.
         pending: those of them that have answered in part, and may still answer the rest. A worker
             that is given up is not among them. If it answers all the same, the answer is taken.
@@ -57,6 +58,7 @@ class Replies:
     def __init__(self, commands: Collection[str], asked_at: float) -> None:
         self.asked = NodeCount()
         self.pinged = NodeCount()
+        self.answered = NodeCount()
         self.heard: set[str] = set()
         self.pending: set[str] = set()
         self.only_pongs: set[str] = set()
@@ -85,6 +87,7 @@ class Replies:
             self.asked.add(name, times)
         if ticket in self.pinged.tickets:
             self.pinged.add(name, times)
+        self.answered.add(name, times)
         return times
 
     def add_pong(self, name: str) -> None:

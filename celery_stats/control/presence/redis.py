@@ -210,12 +210,15 @@ class RedisPresence(Presence):
     def _still_expected(self) -> set[str]:
         """Return the known workers that are not listed and may be there as far as is known.
 
-        That is all of them while somebody is silent or unreadable, and after a restart of the
-        server, and those that were listed during the question or are resetting their mailbox.
+        That is all of them while somebody is silent or unreadable, or has left without an answer,
+        and after a restart of the server, and those that were listed during the question or are
+        resetting their mailbox.
         """
         unlisted, now = self._unlisted, self.connection.now()
         is_restarted = now - self.roster.restarted_at < RECONNECTING
-        if is_restarted or self._is_somebody_silent or self.replies.unreadable:
+        # A slow worker that resets its mailbox at the last look is there again soon.
+        has_left = (self._looks[0].subscribers or 0) > self.replies.answered.nodes
+        if is_restarted or has_left or self._is_somebody_silent or self.replies.unreadable:
             return unlisted
         listed_once = frozenset[str]().union(*(look.listed for look in self._looks))
         return unlisted & (listed_once | self.roster.lately_lost_reply(now))
