@@ -150,6 +150,8 @@ class World:
         #: When each may last have lost a reply, by name.
         self._lost_at: defaultdict[str, float] = defaultdict(lambda: -inf)
         self._restarted_at = -inf
+        #: When each asker was answered for the first time since.
+        self._noticed_at: dict[str, float] = {}
         self._asks_together = False
         self._changing: set[str] = set()  # names; "" stands for all
         self._verb = ""
@@ -275,6 +277,7 @@ class World:
                 if isinstance(way, RedisServer):
                     self._way = RedisServer(port=way.port)
                     self._restarted_at = time.monotonic()
+                    self._noticed_at.clear()
                 else:
                     self._way = Proxy(way.target, listen=way.port)
                 self._detach()
@@ -468,6 +471,8 @@ class World:
             if answer.error != UNAVAILABLE or self._verb not in OUTAGES:
                 yield f"error: {answer.error}"
             return
+        if answer.since > self._restarted_at > -inf:
+            self._noticed_at.setdefault(asker, answer.until)
         known, listed = self._known[asker], {name for name, _ in self._rows()}
         is_silence = self._kind == "redis" and bool(self._silent())
         named = {*answer.fields, *answer.missing}
@@ -506,7 +511,8 @@ class World:
                     # It may be connected, or about to connect again, as far as the broker tells.
                     # One that has lost a reply may be without a mailbox for a moment.
                     recently = time.monotonic() - EXPECTED
-                    is_doubtful = max(self._restarted_at, self._lost_at[name]) > recently
+                    noticed_at = self._noticed_at.get(asker, self._restarted_at)
+                    is_doubtful = max(noticed_at, self._lost_at[name]) > recently
                     if name not in known or not (is_silence or is_doubtful):
                         yield f"dead missing: {name}"
             elif self._verb == "restart" and self._kind == "redis" and name in known - named:
