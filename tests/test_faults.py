@@ -378,10 +378,10 @@ class TestDying:
         with monkeypatch.context() as patch, Mailbox(place.broker, "trap@faults", speak):
             # A ping would be sent to a broker that does not listen any more. So would what kombu
             # sends after each wait without a message, to restore unacknowledged messages.
-            patch.setattr("celery_stats.control.collector.PATIENCE_SHARE", 10)
+            patch.setattr("celery_stats.control.collector.PAUSE_SHARE", 10)
             patch.setattr("celery_stats.control.presence.base.PING_AFTER", 10.0)
             patch.setattr("celery_stats.control.collector.REST_AFTER", 10.0)
-            patch.setattr("celery_stats.control.collector.PATIENCE_SHARE", 1.0)
+            patch.setattr("celery_stats.control.collector.PAUSE_SHARE", 1.0)
             assert api.get(asked).status_code == 200
             try:
                 response = api.get(asked)

@@ -31,9 +31,10 @@ logger = logging.getLogger(__name__)
 #: long enough that one message asks all of them.
 REST_AFTER = 0.005
 
-#: Silence after which workers that owe a part of their answer are asked again although they have
-#: not answered the ping, as a share of ``timeout``. A ping is not sent later than that, either.
-PATIENCE_SHARE = 0.25
+#: The silence after which more is tried, as a share of ``timeout``: the ping is sent, workers that
+#: owe a part of their answer are asked again although they have not answered it, and it is seen
+#: again who is there.
+PAUSE_SHARE = 0.25
 
 #: Seconds for which replies that have arrived are still read at the deadline.
 LAST_LOOK = 0.1
@@ -74,9 +75,9 @@ class Collector:
         self._question = question
         self._roster = roster
         self._timeout = timeout
-        self._patience = timeout * PATIENCE_SHARE
+        self._pause = timeout * PAUSE_SHARE
         self._retries = Retries(
-            self.replies, self._patience, self._ask_again, self._send_ping, connection.now
+            self.replies, self._pause, self._ask_again, self._send_ping, connection.now
         )
         self._commands = Commands(connection, question, roster, timeout, self.replies)
         # Seconds in which replies could be read and nothing came since the last new answer, and
@@ -84,7 +85,7 @@ class Collector:
         self._silence = self._silence_of_all = 0.0
         self._bytes = self._values = 0  # of all replies
         self._names: set[str] = set()  # under which anything came
-        self._expected: set[str] = set()  # their replies are kept, however many other names come
+        self._kept_names: set[str] = set()  # their replies are kept, however many other names come
         self._with_app: set[str] = set()
         self._next_look = 1  # at who is there: its number in this silence
         self._second_look_at = inf  # unless one is needed after the ping
@@ -103,7 +104,7 @@ class Collector:
                 self._send_ping(beats)
         self.replies.asked.tickets = list(self._commands.tickets)
         self.presence.after_asking()
-        self._expected = self.presence.expected()
+        self._kept_names = self.presence.expected()
         self.state = self._read(ends)
         self._remember()
         is_anybody_late = self.presence.is_reply_expected or bool(self._pongs_due)
@@ -164,21 +165,21 @@ class Collector:
             rest = inf
         if self.state is State.ASKED:
             after = self.presence.ping_after()
-            ping = inf if after is None else min(after, self._patience) - self._silence_of_all
+            ping = inf if after is None else min(after, self._pause) - self._silence_of_all
             if ping > 0:
                 return min(rest, ping)
             self._connection.bind_again()
             self._ping_everybody()
             self.state = State.PINGED
             return 0.0
-        look = self._patience * self._next_look - self._silence
+        look = self._pause * self._next_look - self._silence
         second_look = self._second_look_at - self._connection.now()
         if min(look, second_look) <= 0:
             self._next_look += look <= 0
             self._look_again()
             return 0.0
-        is_long = self._silence >= self._patience
-        retry = self._retries.proceed(self.presence.suspects(), impatient=is_long)
+        is_long = self._silence >= self._pause
+        retry = self._retries.proceed(self.presence.suspects(), after_pause=is_long)
         return min(rest, look, second_look, retry)
 
     def _ping_everybody(self) -> None:
@@ -258,7 +259,7 @@ class Collector:
         if not is_name(name):
             self._connection.skip(None, "no worker has such a name")
             return False
-        if len(self._names) >= MAX_NODES and name not in self._expected:
+        if len(self._names) >= MAX_NODES and name not in self._kept_names:
             return False
         self._names.add(name)
         return True

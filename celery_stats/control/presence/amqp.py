@@ -77,7 +77,7 @@ class AmqpPresence(Presence):
         replies = self.replies
         return self._is_first_window or bool(replies.unreadable) or self._known <= replies.gone
 
-    def _patience(self) -> float | None:
+    def _patience_for_others(self) -> float | None:
         if self._is_anybody_awaited() or self._may_others_be_there():
             return None
         if self.requested:

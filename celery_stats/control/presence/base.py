@@ -75,7 +75,7 @@ class Presence(ABC):
         """
         if self.replies.pending or self.suspects():
             return None
-        return 0.0 if self.is_whole else self._patience()
+        return 0.0 if self.is_whole else self._patience_for_others()
 
     @property
     def is_whole(self) -> bool:
@@ -83,7 +83,7 @@ class Presence(ABC):
         return bool(self.requested) and all(map(self.replies.is_done, self.requested))
 
     @abstractmethod
-    def _patience(self) -> float | None:
+    def _patience_for_others(self) -> float | None:
         """Return the same, where no node that was heard owes an answer."""
 
     def suspects(self) -> set[str]:

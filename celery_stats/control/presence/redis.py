@@ -9,7 +9,7 @@ from celery_stats.control.replies import NO_NAME, NodeCount
 from .base import Presence, silence_before_ping
 
 #: Seconds without another pong after which the pongs of names that are not listed count.
-UNLISTED_GRACE = 0.025
+UNLISTED_PONG_GRACE = 0.025
 
 #: Seconds for which a node that is no worker is pinged with each question, and for which a worker
 #: that the list has lost is named as missing while somebody is silent.
@@ -73,7 +73,7 @@ class RedisPresence(Presence):
         before = self._count
         self._looks.append(self._look())
         self._pings.append((self._count, self.replies.pinged))
-        self.needs_second_look = self._count < max(before, 1) or bool(self._unlisted)
+        self.needs_second_look = self._count < max(before, 1) or bool(self._silent_unlisted)
 
     def look_again(self) -> bool:
         before = self._count
@@ -101,7 +101,7 @@ class RedisPresence(Presence):
     def _listed(self) -> frozenset[str]:
         return self._looks[-1].listed
 
-    def _patience(self) -> float | None:
+    def _patience_for_others(self) -> float | None:
         if not self._is_counted or self.needs_second_look:
             return None
         silent, pinged = self._silent, self.replies.pinged
@@ -112,20 +112,20 @@ class RedisPresence(Presence):
             # A listed worker that is silent gets a ping, unless it was silent to one before,
             # because a hostile worker can answer under several names. So does a known worker that
             # is not there at all, and whoever is away where nobody is there.
-            return None if self._newly_silent or self._unlisted or not self._count else 0.0
+            return None if self._newly_silent or self._silent_unlisted or not self._count else 0.0
         # A hostile worker can answer a ping under names that it made up. Such pongs count only if
         # no other pong has come for a moment.
         by_listed = sum(pinged.by_name[name] for name in self._listed)
-        return 0.0 if by_listed >= self._count else UNLISTED_GRACE
+        return 0.0 if by_listed >= self._count else UNLISTED_PONG_GRACE
 
     def _is_somebody_waited_for(self, silent: int) -> bool:
         """Whether the silence is not the one that lasted for a whole ``timeout`` before."""
         roster = self.roster
-        before = roster.silent_subscribers
+        before = roster.not_waited_for
         if before is None or silent > before or self._silent_names:
             return True
-        heard_later = roster.names(lambda node: node.heard_at > roster.silent_since)
-        return not heard_later.isdisjoint(self._unlisted)
+        heard_later = roster.names(lambda node: node.heard_at > roster.not_waited_for_since)
+        return not heard_later.isdisjoint(self._silent_unlisted)
 
     @property
     def _silent(self) -> int:
@@ -167,7 +167,7 @@ class RedisPresence(Presence):
         return self._silent_names - self.roster.absent()
 
     @property
-    def _unlisted(self) -> set[str]:
+    def _silent_unlisted(self) -> set[str]:
         """The known workers that are silent and not listed."""
         return self.replies.without_reply(self._only_requested(self._known) - self._listed)
 
@@ -183,7 +183,8 @@ class RedisPresence(Presence):
         return 0.0 if is_due else silence_before_ping(self._count)
 
     def awaited(self) -> set[str]:
-        return self._silent_names | self._unlisted
+        # With the absent: a ping by name shows whether they are back.
+        return self._silent_names | self._silent_unlisted
 
     def remember(self, *, whole_window: bool) -> None:
         super().remember(whole_window=whole_window)
@@ -195,14 +196,14 @@ class RedisPresence(Presence):
         # How many are silent, without the workers that are named for it.
         without_name = max(0, self._silent - len(workers) - len(self._still_expected()))
         if whole_window:
-            roster.silent_subscribers, roster.silent_since = without_name, self._asked_at
-        elif roster.silent_subscribers is not None:
-            roster.silent_subscribers = min(roster.silent_subscribers, max(self._silent, 0))
+            roster.not_waited_for, roster.not_waited_for_since = without_name, self._asked_at
+        elif roster.not_waited_for is not None:
+            roster.not_waited_for = min(roster.not_waited_for, max(self._silent, 0))
         if is_pinged and not self._is_somebody_silent:
             for name in self._silent_names:
                 roster.node(name).is_absent = True
         if not self.requested:
-            roster.forget(self._unlisted - self._still_expected())
+            roster.forget(self._silent_unlisted - self._still_expected())
         self.is_reply_expected = self._is_somebody_silent
         if not self.requested or (is_pinged and not self.is_whole):
             self.silent_subscribers = max(0, without_name - len(silent - workers))
@@ -214,7 +215,7 @@ class RedisPresence(Presence):
         and after a restart of the server, and those that were listed during the question or are
         resetting their mailbox.
         """
-        unlisted, now = self._unlisted, self.connection.now()
+        unlisted, now = self._silent_unlisted, self.connection.now()
         is_restarted = now - self.roster.restarted_at < RECONNECTING
         # A slow worker that resets its mailbox at the last look is there again soon.
         has_left = (self._looks[0].subscribers or 0) > self.replies.answered.nodes

@@ -55,19 +55,19 @@ class Roster:
         nodes: name to node, for at most :data:`MAX_NODES` names.
         had_whole_window: whether a question has waited for a whole ``timeout``, so that those who
             were there are known (AMQP).
-        silent_subscribers: how many subscribers, but for named workers, stayed silent for a whole
+        not_waited_for: how many subscribers, but for named workers, stayed silent for a whole
             ``timeout``, and did not answer any later question; None before a question has waited
             so long (Redis).
-        silent_since: monotonic seconds of that question. Whoever was heard in it, or later, is
-            none of them.
+        not_waited_for_since: monotonic seconds of that question. Whoever was heard in it, or
+            later, is none of them.
         server: the id of the running Redis server; empty where it is not known.
         restarted_at: when another server was found.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     had_whole_window: bool = False
-    silent_subscribers: int | None = None
-    silent_since: float = NEVER
+    not_waited_for: int | None = None
+    not_waited_for_since: float = NEVER
     server: str = ""
     restarted_at: float = NEVER
 

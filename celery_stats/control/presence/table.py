@@ -24,7 +24,7 @@ class TablePresence(Presence):
             if self.connection.unread_messages(name) > published
         }
 
-    def _patience(self) -> float | None:
+    def _patience_for_others(self) -> float | None:
         if self._is_list_unknown:
             return None
         awaited = self.awaited()

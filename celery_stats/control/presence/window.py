@@ -11,7 +11,7 @@ class WindowPresence(Presence):
     A question to named workers is complete when all of them have answered.
     """
 
-    def _patience(self) -> float | None:
+    def _patience_for_others(self) -> float | None:
         return None
 
     def ping_after(self) -> float | None:
