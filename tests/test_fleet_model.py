@@ -554,6 +554,17 @@ def test_redis__workers_reset_their_mailboxes_in_turn__a_frozen_one_is_missing(
     assert "a" in Answer(asker, Question()).missing
 
 
+def test_redis__one_leaves_after_the_ping_and_another_comes__slow_worker_is_waited_for() -> None:
+    """As many are counted as have answered a ping, because the one that left was among them."""
+    broker, leaving, slow = Broker("redis"), Node("a"), Node("c", delay=0.8)
+    broker.start(leaving)
+    broker.start(slow)
+    broker.after(0.1, broker.stop, leaving)
+    broker.after(0.1, broker.start, Node("b"))
+    answer = Answer(Asker(Connection(broker)), Question())
+    assert answer.present == {"a", "b", "c"}
+
+
 def test_redis__known_worker_comes_back_after_the_ping_and_is_silent__missing() -> None:
     """Everybody had answered the ping, and only the number of subscribers has changed since."""
     broker, away = Broker("redis"), Node("a")

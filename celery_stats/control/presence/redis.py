@@ -76,10 +76,12 @@ class RedisPresence(Presence):
         self.needs_second_look = self._count < max(before, 1) or bool(self._silent_unlisted)
 
     def look_again(self) -> bool:
-        before = self._count
+        before, listed_once = self._count, self._listed_once
         self._looks.append(self._look())
         self.needs_second_look = False
-        if self._count not in (before, 0):
+        # One may have left and another one come, so that the number is the same.
+        has_changed = self._count != before or not self._listed <= listed_once
+        if has_changed and self._count:
             self._pings.clear()  # Whoever has come since was not pinged.
             return True
         # A worker that has lost a reply resets its mailbox, and another one may have come back
@@ -100,6 +102,11 @@ class RedisPresence(Presence):
     @property
     def _listed(self) -> frozenset[str]:
         return self._looks[-1].listed
+
+    @property
+    def _listed_once(self) -> frozenset[str]:
+        """The names that were listed at any look."""
+        return frozenset[str]().union(*(look.listed for look in self._looks))
 
     def _patience_for_others(self) -> float | None:
         if not self._is_counted or self.needs_second_look:
@@ -221,8 +228,7 @@ class RedisPresence(Presence):
         has_left = (self._looks[0].subscribers or 0) > self.replies.answered.nodes
         if is_restarted or has_left or self._is_somebody_silent or self.replies.unreadable:
             return unlisted
-        listed_once = frozenset[str]().union(*(look.listed for look in self._looks))
-        return unlisted & (listed_once | self.roster.lately_lost_reply(now))
+        return unlisted & (self._listed_once | self.roster.lately_lost_reply(now))
 
     def _expected(self) -> set[str]:
         # An unknown name counts only if it was listed at both looks: it may just have left.
