@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ def masked(where: str, value: Any) -> str:
 
     if where == "error":
         reply: Any = {"error": value}
-        shown = [mask({"active": {"w": reply}}), mask({"stats": {"w": reply}})]
-        return json.dumps(shown, ensure_ascii=False) + safe_error(OSError(value))
+        both = [mask({"active": {"w": reply}}), mask({"stats": {"w": reply}})]
+        return json.dumps(both, ensure_ascii=False) + safe_error(OSError(value))
     if where == "broker":
-        shown = mask({"stats": {"w": {"broker": value}}})
+        shown: Any = mask({"stats": {"w": {"broker": value}}})
     else:
         name = where.removesuffix("_text")
         argument = [value] if where == "args" else value
@@ -106,6 +106,7 @@ def without(rule: tuple[str, str]) -> Iterator[None]:
     from celery_stats.masking import answers, names, text
 
     kind, name = rule
+    patches: Sequence[Any]
     if kind in WORDS:
         words = getattr(names, kind)
         kept = "|".join(word for word in words.split("|") if word != name)

@@ -9,17 +9,19 @@ caller asks once, all at the same time. ``TIMEOUT`` is one second.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from threading import Barrier
 
-from benchmarks.support import PATH, Client, demo_project, ms, place, show
+from benchmarks.support import demo_project, make_client, ms, place, show
 from tests.brokers import Broker
 from tests.processes import ROOT, Process, free_port, wait_until
 
@@ -66,16 +68,16 @@ def start(broker: Broker, arguments: str, port: int) -> Process:
     return Process([sys.executable, *command], log=broker.folder / f"{port}.log", env=env)
 
 
-def ask(make_client: Callable[[], Client], callers: int, expected: int) -> list[str]:
+def ask(connect: Callable[[], Callable[[], bytes]], callers: int, expected: int) -> list[str]:
     """Ask once by each caller at the same time; return the cells of the table."""
     together = Barrier(callers)
 
     def one(_number: int) -> tuple[float, str]:
-        client = make_client()
+        get = connect()
         together.wait()
         started = time.monotonic()
         try:
-            answers = client.get()
+            answers = json.loads(get())
         except Exception as exc:  # noqa: BLE001 - counted
             return time.monotonic() - started, f"{type(exc).__name__} {exc}"[:40]
         whole = len(answers["stats"] or ()) == expected
@@ -94,13 +96,12 @@ def run(name: str, token: str, callers: int) -> list[str]:
     package, arguments = SERVERS[name]
     port = free_port()
 
-    def client() -> Client:
-        return Client(port, PATH, {"Authorization": f"Token {token}"})
+    connect = partial(make_client, port, token)
 
     def answers() -> bool:
         assert server.popen.poll() is None, server.log.read_text(errors="replace")
         with suppress(OSError):
-            return bool(client().read())
+            return bool(connect()())
         return False
 
     with place("redis") as broker:
@@ -108,9 +109,9 @@ def run(name: str, token: str, callers: int) -> list[str]:
         server = start(broker, arguments, port)
         try:
             wait_until(answers, seconds=30, what=f"{name}: {server.log}")
-            cells = ask(client, callers, expected=2)
+            cells = ask(connect, callers, expected=2)
             two.freeze()
-            cells += ask(client, callers, expected=1)
+            cells += ask(connect, callers, expected=1)
         finally:
             server.stop()
     return [name, installed(package), *cells]

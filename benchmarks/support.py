@@ -83,6 +83,22 @@ def check_whole(answers: Any, workers: int) -> None:
         raise AssertionError(f"not {workers} workers under every key: {answers!s:.300}")
 
 
+def make_client(port: int, token: str, query: str = "", expects: int = 200) -> Callable[[], bytes]:
+    """Return a function that asks over a connection of its own and returns the body."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Authorization": f"Token {token}"}
+
+    def get() -> bytes:
+        connection.request("GET", f"{PATH}{query}", headers=headers)
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != expects:
+            raise AssertionError(f"{response.status}: {body[:200]!r}")
+        return body
+
+    return get
+
+
 class Web(Process):
     """gunicorn with the demo project."""
 
@@ -121,19 +137,7 @@ class Web(Process):
         return False
 
     def client(self, query: str = "", expects: int = 200) -> Callable[[], bytes]:
-        """Return a function that asks over a connection of its own and returns the body."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers = {"Authorization": f"Token {self.token}"}
-
-        def get() -> bytes:
-            connection.request("GET", f"{PATH}{query}", headers=headers)
-            response = connection.getresponse()
-            body = response.read()
-            if response.status != expects:
-                raise AssertionError(f"{response.status}: {body[:200]!r}")
-            return body
-
-        return get
+        return make_client(self.port, self.token, query, expects)
 
 
 @contextmanager

@@ -105,8 +105,14 @@ def start(settings: str) -> tuple[float, float, float]:
     with place("redis") as broker:
         started = time.monotonic()
         # Not a fork of a process that has imported Celery.
-        options = {"pool": "prefork", "concurrency": 1, "python": sys.executable}
-        worker = Worker(broker, NAME, with_app=bool(settings), **options)
+        worker = Worker(
+            broker,
+            NAME,
+            pool="prefork",
+            concurrency=1,
+            with_app=bool(settings),
+            python=sys.executable,
+        )
         broker.workers.append(worker)
         wait_until(lambda: " ready." in worker.log.read_text(), seconds=60)
         taken = time.monotonic() - started

@@ -266,7 +266,7 @@ class World:
                     if name == name_of(letter):
                         server.client().srem(self._bindings, row)
             case "listen", RedisServer() as server:
-                self._listeners.append(server.client().pubsub())
+                self._listeners.append(redis.client.PubSub(server.client().connection_pool))
                 self._listeners[-1].psubscribe("*")
                 self._listeners[-1].get_message(timeout=5)
             case "unlisten", _ if self._listeners:
