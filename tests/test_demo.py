@@ -58,7 +58,7 @@ class Demo:
             text=True,
         )
         # No pipe can be read with a time-out.
-        self.watchdog = Timer(60, self.process.kill)
+        self.watchdog = Timer(180, self.process.kill)
         self.watchdog.start()
 
     def read_until(self, text: str) -> list[str]:
