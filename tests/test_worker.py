@@ -116,7 +116,7 @@ class TestAsking:
         self, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """They are asked for the rest at once, and not because a ping shows that they owe it."""
-        monkeypatch.setattr("celery_stats.control.collector.PAUSE_SHARE", 2)
+        monkeypatch.setattr("celery_stats.control.collector.TRY_MORE_SHARE", 2)
         monkeypatch.setattr("celery_stats.control.presence.base.PING_AFTER", 2 * TIMEOUT)
         broker = make_broker()
         with Mailbox(broker, "plain@t", Mailbox.answer) as plain:

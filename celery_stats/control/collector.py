@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 #: long enough that one message asks all of them.
 REST_AFTER = 0.005
 
-#: The silence after which more is tried, as a share of ``timeout``: the ping is sent, workers that
-#: owe a part of their answer are asked again although they have not answered it, and it is seen
-#: again who is there.
-PAUSE_SHARE = 0.25
+#: The silence after which more is tried, as a share of ``timeout``: every node is pinged, workers
+#: that owe a part of their answer are asked again although they have not answered the ping, and
+#: the broker is asked again who is there.
+TRY_MORE_SHARE = 0.25
 
-#: Seconds for which replies that have arrived are still read at the deadline.
+#: Seconds after the deadline for which reading goes on, as long as each read brings a reply.
 LAST_LOOK = 0.1
 
 #: Seconds from the ping to the second look at who is there.
@@ -75,14 +75,14 @@ class Collector:
         self._question = question
         self._roster = roster
         self._timeout = timeout
-        self._pause = timeout * PAUSE_SHARE
+        self._try_more_after = timeout * TRY_MORE_SHARE
         self._retries = Retries(
-            self.replies, self._pause, self._ask_again, self._send_ping, connection.now
+            self.replies, self._try_more_after, self._ask_again, self._send_ping, connection.now
         )
         self._commands = Commands(connection, question, roster, timeout, self.replies)
-        # Seconds in which replies could be read and nothing came since the last new answer, and
-        # since the last sign of anybody. A process that stood still gives nobody up.
-        self._silence = self._silence_of_all = 0.0
+        # Seconds in which replies could be read and none came: since the last new answer, and
+        # since the last reply or ping of any kind. A command that is sent again begins both anew.
+        self._silence_since_answer = self._silence_since_sign = 0.0
         self._bytes = self._values = 0  # of all replies
         self._names: set[str] = set()  # under which anything came
         self._kept_names: set[str] = set()  # their replies are kept, however many other names come
@@ -129,9 +129,9 @@ class Collector:
             if due_in == 0.0:
                 continue
             if patience is None:
-                silence, limit = self._silence, self._timeout
+                silence, limit = self._silence_since_answer, self._timeout
             else:
-                silence, limit = self._silence_of_all, patience
+                silence, limit = self._silence_since_sign, patience
             # Something may have come that is not new, such as a second answer of a worker. Then
             # the reply that is waited for may stand behind it in the queue.
             if silence >= limit and not came:
@@ -143,10 +143,11 @@ class Collector:
         began = self._connection.now()
         came = self._connection.drain(seconds)
         if not came:
-            # No more than it waited for, because the process may have stood still meanwhile.
+            # If the process stood still meanwhile, no reply could be read, so this time does not
+            # count, and nobody is given up for it.
             waited = min(self._connection.now() - began, max(seconds, 0.001))
-            self._silence += waited
-            self._silence_of_all += waited
+            self._silence_since_answer += waited
+            self._silence_since_sign += waited
         return came
 
     def _ask_more(self) -> float:
@@ -155,7 +156,7 @@ class Collector:
         Returns:
             float: the seconds after which more may be due; 0 if something has changed.
         """
-        rest = REST_AFTER - self._silence if self.replies.pending else inf
+        rest = REST_AFTER - self._silence_since_answer if self.replies.pending else inf
         if rest <= 0:
             owing = self.replies.pending - self._commands.asked_for_the_rest
             if owing:
@@ -165,21 +166,22 @@ class Collector:
             rest = inf
         if self.state is State.ASKED:
             after = self.presence.ping_after()
-            ping = inf if after is None else min(after, self._pause) - self._silence_of_all
+            due = inf if after is None else min(after, self._try_more_after)
+            ping = due - self._silence_since_sign
             if ping > 0:
                 return min(rest, ping)
             self._connection.bind_again()
             self._ping_everybody()
             self.state = State.PINGED
             return 0.0
-        look = self._pause * self._next_look - self._silence
+        look = self._try_more_after * self._next_look - self._silence_since_answer
         second_look = self._second_look_at - self._connection.now()
         if min(look, second_look) <= 0:
             self._next_look += look <= 0
             self._look_again()
             return 0.0
-        is_long = self._silence >= self._pause
-        retry = self._retries.proceed(self.presence.suspects(), after_pause=is_long)
+        is_long = self._silence_since_answer >= self._try_more_after
+        retry = self._retries.proceed(self.presence.suspects(), without_pong=is_long)
         return min(rest, look, second_look, retry)
 
     def _ping_everybody(self) -> None:
@@ -202,13 +204,13 @@ class Collector:
 
     def _send_ping(self, nodes: Collection[str]) -> str:
         """Ping nodes by name, or all; return the ticket."""
-        self._silence_of_all = 0.0
+        self._silence_since_sign = 0.0
         ticket = self._commands.ping(nodes)
         self._pongs_due.update((ticket, node) for node in nodes)
         return ticket
 
     def _ask_again(self, step: Step, workers: Collection[str]) -> str:
-        self._silence = self._silence_of_all = 0.0
+        self._silence_since_answer = self._silence_since_sign = 0.0
         self._next_look = 1
         is_probe = step.command == PROBE
         return self._commands.ask(step.command, workers, safe=step.safe, everything=is_probe)
@@ -246,7 +248,7 @@ class Collector:
             body = message.decode()
         except Exception as exc:  # noqa: BLE001 - decoders are pluggable and may raise anything
             self.replies.count(ticket, NO_NAME)
-            self._silence_of_all = 0.0
+            self._silence_since_sign = 0.0
             self._connection.skip(message, exc)
             return
         for name, reply in body.items() if isinstance(body, Mapping) else ():
@@ -265,7 +267,7 @@ class Collector:
         return True
 
     def _take_in(self, name: str, ticket: str, reply: Any) -> None:
-        self._silence_of_all = 0.0
+        self._silence_since_sign = 0.0
         self._pongs_due.discard((ticket, name))
         command = self._commands.tickets[ticket]
         times = self.replies.count(ticket, name)
@@ -292,7 +294,7 @@ class Collector:
         was_heard = worker in self.replies.heard
         is_new = self.replies.add_answers(worker, answers, self._connection.now())
         if is_new or not was_heard:
-            self._silence = 0.0
+            self._silence_since_answer = 0.0
             self._next_look = 1
 
     def missing(self) -> dict[str, tuple[str, ...]]:

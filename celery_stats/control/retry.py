@@ -99,13 +99,13 @@ class Retries:
     """What is asked again during one question.
 
     One step is under way at a time, for all workers that owe its command. So a worker that answers
-    neither the command nor the ping holds the others up until ``pause`` is over.
+    neither the command nor the ping holds the others up until ``step_timeout`` is over.
     """
 
     def __init__(
         self,
         replies: Replies,
-        pause: float,
+        step_timeout: float,
         send: SendStep,
         ping: SendPing,
         now: Callable[[], float],
@@ -114,10 +114,10 @@ class Retries:
         Args:
             replies: who owes what. A worker for which no step is left is not pending any more, and
                 nodes that answer only the pings after :data:`IS_WORKER` are no workers.
-            pause: seconds after which a step is over although a worker is silent.
+            step_timeout: seconds after which a step is over although a worker is silent.
         """
         self._replies = replies
-        self._pause = pause
+        self._step_timeout = step_timeout
         self._send_step = send
         self._send_ping = ping
         self._now = now
@@ -166,12 +166,12 @@ class Retries:
         if is_lost:
             self._replies.lost.add(node)
 
-    def proceed(self, suspects: set[str], *, after_pause: bool) -> float:
+    def proceed(self, suspects: set[str], *, without_pong: bool) -> float:
         """Send the next step, or the ping after the last one.
 
         Args:
             suspects: nodes that have answered a ping and no command.
-            after_pause: whether workers that have answered no ping are asked, too.
+            without_pong: whether workers that have not answered the ping are asked, too.
 
         Returns:
             float: the seconds after which more may be due; 0 if anything was sent, or a worker
@@ -183,7 +183,7 @@ class Retries:
             if now < attempt.over_at and (chosen := attempt.to_ping(now)):
                 attempt.pinged |= dict.fromkeys(chosen, self._send_ping(sorted(chosen)))
                 attempt.ping_at = now + PING_DELAY
-                attempt.over_at = now + self._pause
+                attempt.over_at = now + self._step_timeout
                 return 0.0
             is_ping_due = not attempt.waiting <= attempt.pinged.keys()
             remaining = (attempt.ping_at if is_ping_due else attempt.over_at) - now
@@ -193,20 +193,20 @@ class Retries:
         self._attempt = None
         new = (self._replies.pending | suspects) - self._to_ask_again
         self._to_ask_again.update(islice(new, MAX_NAMED - len(self._to_ask_again)))
-        for step, workers in self._candidates(suspects, after_pause=after_pause):
+        for step, workers in self._candidates(suspects, without_pong=without_pong):
             if workers:
                 self._send(step, workers)
                 return 0.0
         hopeless = self._caught_up & self._replies.pending
         self._replies.pending -= hopeless
-        return 0.0 if hopeless else self._pause
+        return 0.0 if hopeless else self._step_timeout
 
     def _candidates(
-        self, suspects: set[str], *, after_pause: bool
+        self, suspects: set[str], *, without_pong: bool
     ) -> Iterator[tuple[Step, list[str]]]:
         """Yield each step with the workers to ask, in the order of asking."""
         heard = self._to_ask_again & self._replies.heard
-        asked = heard if after_pause else heard & self._caught_up
+        asked = heard if without_pong else heard & self._caught_up
         for times in range(1, SAFE_ROUNDS + 1):
             yield IS_WORKER, self._tried_less(times, IS_WORKER, suspects & self._caught_up)
             for step in STEPS:

@@ -79,7 +79,7 @@ class RedisPresence(Presence):
         before, listed_once = self._count, self._listed_once
         self._looks.append(self._look())
         self.needs_second_look = False
-        # One may have left and another one come, so that the number is the same.
+        # One node may have left and another one come, so that the number is the same.
         has_changed = self._count != before or not self._listed <= listed_once
         if has_changed and self._count:
             self._pings.clear()  # Whoever has come since was not pinged.
@@ -224,7 +224,7 @@ class RedisPresence(Presence):
         """
         unlisted, now = self._silent_unlisted, self.connection.now()
         is_restarted = now - self.roster.restarted_at < RECONNECTING
-        # A slow worker that resets its mailbox at the last look is there again soon.
+        # A slow worker may be resetting its mailbox at the last look, and have one again soon.
         has_left = (self._looks[0].subscribers or 0) > self.replies.answered.nodes
         if is_restarted or has_left or self._is_somebody_silent or self.replies.unreadable:
             return unlisted
